@@ -1,0 +1,53 @@
+//! The seam to the disk: what a device can do, and the buffers it does it with.
+//!
+//! Always true here: every offset and length is a multiple of [`PAGE_BYTES`]; a buffer that was handed to a device belongs
+//! to it until the operation completed, whatever happens to the future that waits for it.
+
+use std::{fmt::Debug, future::Future, io, pin::Pin};
+
+mod buf;
+
+pub use buf::AlignedBuf;
+
+/// The unit of I/O in bytes. Every offset, length and buffer address that reaches a [`Device`] is a multiple of it.
+pub const PAGE_BYTES: usize = 4096;
+
+/// A future of an I/O operation. Dropping it does not stop the operation.
+pub type IoFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// What a device is, found out once when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Usable size in bytes, a multiple of [`PAGE_BYTES`].
+    pub len_bytes: u64,
+    /// Logical sector size in bytes: an interrupted write leaves each of these whole, old or new, or unreadable.
+    pub logical_sector_bytes: u32,
+    /// Physical sector size in bytes.
+    pub physical_sector_bytes: u32,
+    /// Whether reads and writes bypass the page cache.
+    pub direct: bool,
+    /// Name of the backend, for messages: `io-uring`, `sync` or `sim`.
+    pub backend: &'static str,
+    /// Whether the device is a block device (and not a regular file).
+    pub block_device: bool,
+}
+
+/// Storage of a fixed size that is read and written in pages.
+///
+/// A successful `write` means that the kernel has completed it: it survives the end of the process. It survives a power
+/// cut only once a `flush` that was issued after it succeeded. Operations complete in any order.
+pub trait Device: Send + Sync + Debug + 'static {
+    /// What the device is.
+    fn geometry(&self) -> &Geometry;
+
+    /// Fills the whole of `buf` from `offset_bytes`. The buffer comes back in every case; its content is only defined on
+    /// success.
+    fn read(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)>;
+
+    /// Writes the whole of `buf` at `offset_bytes` and gives the buffer back.
+    fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)>;
+
+    /// Makes every write that completed before this call durable. After an error nothing is known of them, and the call
+    /// must not be repeated as if it could still succeed.
+    fn flush(&self) -> IoFuture<io::Result<()>>;
+}

@@ -1,0 +1,2 @@
+//! Offline maintenance of a store.
+fn main() {}
