@@ -117,10 +117,7 @@ impl Engine {
     pub async fn format(device: Arc<dyn Device>, options: &FormatOptions) -> Result<(), OpenError> {
         unimplemented!()
     }
-    pub async fn open(
-        device: Arc<dyn Device>,
-        options: OpenOptions,
-    ) -> Result<(Self, OpenReport), OpenError> {
+    pub async fn open(device: Arc<dyn Device>, options: OpenOptions) -> Result<(Self, OpenReport), OpenError> {
         unimplemented!()
     }
     /// For each key (with the expected size, when known) whether it is present. Touches what is. No I/O.

@@ -4,7 +4,9 @@
 pub mod device;
 mod engine;
 mod error;
+mod format;
 mod key;
+mod map;
 
 pub use engine::*;
 pub use error::{OpenError, PutError, ReadError};
