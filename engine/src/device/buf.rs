@@ -32,6 +32,11 @@ impl AlignedBuf {
         Self { ptr, len }
     }
 
+    /// A buffer whose content is unspecified.
+    pub fn take(len_bytes: usize) -> Self {
+        Self::zeroed(len_bytes)
+    }
+
     fn layout(len: usize) -> Layout {
         Layout::from_size_align(len, PAGE_BYTES).expect("a buffer is far below the address space")
     }

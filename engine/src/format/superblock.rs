@@ -46,6 +46,8 @@ pub(crate) struct Superblock {
     pub(crate) table_units: u32,
     pub(crate) blocks_offset: u64,
     pub(crate) image: ImageInForce,
+    /// The image before it, from which a damaged unit may be taken while the log still reaches back to it.
+    pub(crate) previous_image: ImageInForce,
     /// Everything up to this LSN was flushed.
     pub(crate) mark: Lsn,
     /// Written by a clean shutdown, cleared by the next opening.
@@ -81,11 +83,15 @@ struct Raw {
     image_replay_after: U64,
     image_replay_page: U64,
     mark: U64,
+    previous_number: U64,
+    previous_replay_after: U64,
+    previous_replay_page: U64,
     image_slot: u8,
+    previous_slot: u8,
     clean: u8,
-    padding: [u8; 6],
+    padding: [u8; 5],
 }
-const RAW_BYTES: usize = 192;
+const RAW_BYTES: usize = 216;
 const _: () = assert!(size_of::<Raw>() == RAW_BYTES);
 
 /// Why a page is not a superblock.
@@ -130,9 +136,13 @@ impl Superblock {
             image_replay_after: self.image.replay_after.0.into(),
             image_replay_page: self.image.replay_page.into(),
             mark: self.mark.0.into(),
+            previous_number: self.previous_image.number.into(),
+            previous_replay_after: self.previous_image.replay_after.0.into(),
+            previous_replay_page: self.previous_image.replay_page.into(),
             image_slot: self.image.slot,
+            previous_slot: self.previous_image.slot,
             clean: u8::from(self.clean),
-            padding: [0; 6],
+            padding: [0; 5],
         };
         let page = &mut page[..PAGE_BYTES];
         page.fill(0);
@@ -177,6 +187,12 @@ impl Superblock {
                 replay_after: Lsn(raw.image_replay_after.get()),
                 replay_page: raw.image_replay_page.get(),
             },
+            previous_image: ImageInForce {
+                slot: raw.previous_slot & 1,
+                number: raw.previous_number.get(),
+                replay_after: Lsn(raw.previous_replay_after.get()),
+                replay_page: raw.previous_replay_page.get(),
+            },
             mark: Lsn(raw.mark.get()),
             clean: raw.clean == 1,
         })
@@ -206,6 +222,7 @@ pub(crate) mod tests {
             table_units: 15,
             blocks_offset: 16,
             image: ImageInForce { slot: 1, number: 17, replay_after: Lsn(18), replay_page: 19 },
+            previous_image: ImageInForce { slot: 0, number: 16, replay_after: Lsn(8), replay_page: 9 },
             mark: Lsn(20),
             clean: true,
         }
