@@ -7,7 +7,7 @@ use std::{fmt::Debug, future::Future, io, pin::Pin};
 
 mod buf;
 
-pub use buf::AlignedBuf;
+pub use buf::{AlignedBuf, BufferPoolStats, RETAINED_BYTES_MAX, buffer_pool_stats};
 
 /// The unit of I/O in bytes. Every offset, length and buffer address that reaches a [`Device`] is a multiple of it.
 pub const PAGE_BYTES: usize = 4096;
