@@ -7,12 +7,17 @@ use std::{fmt::Debug, future::Future, io, pin::Pin};
 
 mod backing;
 mod buf;
+mod open;
 mod request;
 mod sim;
 mod sync;
 mod uring;
 
 pub use buf::{AlignedBuf, BufferPoolStats, RETAINED_BYTES_MAX, buffer_pool_stats};
+pub use open::{
+    DeviceError, DeviceOptions, Direct, IoBackend, create_file, first_and_last_mib_are_zero,
+    open_block_device, open_file,
+};
 pub use sim::{
     CrashModel, FlushFault, Latency, ReadFault, SimDevice, SimHandle, SimOptions, WriteFault,
 };
