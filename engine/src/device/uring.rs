@@ -83,6 +83,8 @@ impl UringDevice {
             Ok(eventfd) => eventfd,
             Err(errno) => return Err((errno.into(), Some(backing))),
         };
+        let backing = Arc::new(backing);
+        let ring_backing = backing.clone();
         let inbox = Arc::new(Inbox {
             queue: Mutex::default(),
             eventfd,
@@ -95,22 +97,29 @@ impl UringDevice {
         let thread = thread::Builder::new()
             .name("blockstore-ring".to_owned())
             .spawn(
-                move || match Ring::new(backing, ring_inbox, grain_bytes, slow_after) {
+                move || match Ring::new(ring_backing, ring_inbox, grain_bytes, slow_after) {
                     Ok(ring) => {
                         drop(ready.send(Ok(())));
                         ring.run();
                     }
-                    Err(refused) => drop(ready.send(Err(refused))),
+                    Err(error) => drop(ready.send(Err(error))),
                 },
             )
             .map_err(|error| (error, None))?;
         match started.recv() {
             Ok(Ok(())) => Ok(Self {
-                front: Front::new(geometry, inbox, meter),
+                front: Front::new(geometry, backing, inbox, meter),
                 thread: Some(thread),
             }),
-            Ok(Err((error, backing))) => Err((error, Some(backing))),
-            Err(_) => Err((gone(), None)),
+            refused => {
+                // The thread has let go of the file before it ends.
+                drop(thread.join());
+                let error = match refused {
+                    Ok(Err(error)) => error,
+                    _ => gone(),
+                };
+                Err((error, Arc::into_inner(backing)))
+            }
         }
     }
 }
@@ -230,7 +239,7 @@ struct Ring {
     slow_after: Duration,
     next_look: Instant,
     /// Closed last: the ring refers to it.
-    backing: Option<Backing>,
+    backing: Option<Arc<Backing>>,
 }
 
 impl Drop for Ring {
@@ -254,18 +263,13 @@ impl Drop for Ring {
 
 impl Ring {
     fn new(
-        backing: Backing,
+        backing: Arc<Backing>,
         inbox: Arc<Inbox>,
         grain_bytes: usize,
         slow_after: Duration,
-    ) -> Result<Self, (io::Error, Backing)> {
-        let ring = match set_up().and_then(|ring| {
-            ring.submitter().register_files(&[backing.as_raw_fd()])?;
-            Ok(ring)
-        }) {
-            Ok(ring) => ring,
-            Err(error) => return Err((error, backing)),
-        };
+    ) -> io::Result<Self> {
+        let ring = set_up()?;
+        ring.submitter().register_files(&[backing.as_raw_fd()])?;
         Ok(Self {
             ring,
             lent: Lent::new(),
