@@ -48,7 +48,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         if !wanted {
             tokio::select! {
                 () = changed => continue,
-                _ = timer.tick() => wanted = core.published() > last.replay_after,
+                _ = timer.tick() => wanted = Lsn(core.changed.load(Ordering::Acquire)) > last.replay_after,
                 () = core.poison.happened() => return,
             }
         }

@@ -65,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) durable: watch::Sender<Lsn>,
     /// Everything up to here is published.
     pub(crate) published: AtomicU64,
+    /// The last published change that is more than a mark.
+    pub(crate) changed: AtomicU64,
     /// First log page that recovery would still need.
     pub(crate) log_tail: AtomicU64,
     /// Last log page in use.
@@ -137,20 +139,6 @@ impl Core {
         }
     }
 
-    /// Waits until everything up to `lsn` is durable.
-    pub(crate) async fn wait_durable(&self, lsn: Lsn) -> Result<(), PutError> {
-        let mut durable = self.durable.subscribe();
-        loop {
-            if *durable.borrow_and_update() >= lsn {
-                return Ok(());
-            }
-            self.poison.check()?;
-            tokio::select! {
-                changed = durable.changed() => if changed.is_err() { return Err(PutError::Unavailable("store is closed".into())) },
-                () = self.poison.happened() => {}
-            }
-        }
-    }
     pub(crate) fn published(&self) -> Lsn {
         Lsn(self.published.load(Ordering::Acquire))
     }

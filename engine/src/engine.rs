@@ -215,6 +215,7 @@ impl Engine {
             queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             durable: watch::Sender::new(durable),
             published: AtomicU64::new(end.next.prev().0),
+            changed: AtomicU64::new(end.next.prev().0),
             log_tail: AtomicU64::new(log_tail),
             log_head: AtomicU64::new(end.page),
             unflushed_bytes: AtomicU64::new(unflushed_bytes),

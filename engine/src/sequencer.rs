@@ -13,7 +13,7 @@ use crate::{
         image::BlockRow,
         log::{Entry, Location},
         record::{RecordHead, RecordKey, RecordKind, RecordShape},
-        types::{KeyHash, LengthClass, Lsn, Place, SizeCheck, SlotKind, Vbn},
+        types::{KeyHash, Lsn, Place, SizeCheck, SlotKind, Vbn},
     },
     log_writer::{DirtyPages, LogEnd, LogWriter},
     map::table::Placed,
@@ -155,7 +155,7 @@ struct Logged {
 enum Effect {
     Put { location: Location, accept_bytes: u64 },
     Move { to: Location, from: Place },
-    Delete { hash: KeyHash, from: Place, kind: SlotKind, record: Option<Place> },
+    Delete { hash: KeyHash, from: Place, record: Option<Place> },
     Open { physical: u32, vbn: Vbn },
     Seal { physical: u32 },
     Retire { physical: u32, vbn: Vbn },
@@ -262,13 +262,14 @@ impl Sequencer {
                 }
                 continue;
             }
-            if let Some(reply) = self.closing.take_if(|_| self.queue.is_empty() && self.flushing.is_none()) {
-                if self.fresh_bytes == 0 && *core.durable.borrow() >= core.published() {
-                    let _ = reply.send(Ok(core.published()));
+            if self.closing.is_some() && self.queue.is_empty() && self.flushing.is_none() {
+                if self.fresh_bytes > 0 {
+                    self.start_flush();
+                } else if let Some(reply) = self.closing.take() {
+                    // What is published behind it is at most the mark that says so.
+                    let _ = reply.send(Ok(*core.durable.borrow()));
                     return;
                 }
-                self.closing = Some(reply);
-                self.start_flush();
             }
             let deadline = self.deadline();
             tokio::select! {
@@ -522,7 +523,7 @@ impl Sequencer {
                     Ok(placed) => placed,
                     Err(record) => return Err(Box::new(Change::Tombstone { record: *record, from })),
                 };
-                let effect = Effect::Delete { hash, from, kind: SlotKind::Named, record: Some(location.place) };
+                let effect = Effect::Delete { hash, from, record: Some(location.place) };
                 logged.push(Logged { request, lsn, effect });
                 return Ok(location.extent_bytes as usize);
             }
@@ -530,9 +531,7 @@ impl Sequencer {
                 (Effect::Put { location, accept_bytes }, Entry::Put(location), location.extent_bytes as usize)
             }
             Change::Move { to, from } => (Effect::Move { to, from }, Entry::Move { to, from }, to.extent_bytes as usize),
-            Change::Delete { hash, kind, from } => {
-                (Effect::Delete { hash, from, kind, record: None }, Entry::Delete { hash, kind, from }, 0)
-            }
+            Change::Delete { hash, kind, from } => (Effect::Delete { hash, from, record: None }, Entry::Delete { hash, kind, from }, 0),
             Change::BlockOpen { physical, vbn } => (Effect::Open { physical, vbn }, Entry::BlockOpen { vbn }, 0),
             Change::BlockSeal { physical, vbn, fill_bytes } => (Effect::Seal { physical }, Entry::BlockSeal { vbn, fill_bytes }, 0),
             Change::BlockRetire { physical, vbn } => (Effect::Retire { physical, vbn }, Entry::BlockRetire { vbn }, 0),
@@ -688,7 +687,7 @@ impl Sequencer {
                     bytes += u64::from(to.extent_bytes) + 64;
                     (applied, to.place)
                 }
-                Effect::Delete { hash, from, record, .. } => {
+                Effect::Delete { hash, from, record } => {
                     let applied = core.table.remove(core.table.address(hash), *from, Some(lsn));
                     if let Some(physical) = record.and_then(|p| core.layout.physical(p.vbn)) {
                         core.space.settled(physical, 1, 0);
@@ -722,6 +721,9 @@ impl Sequencer {
             }
         }
         core.published.store(end.0, Ordering::Release);
+        if let Some(last) = logged.last() {
+            core.changed.store(last.lsn.0, Ordering::Release);
+        }
         bytes
     }
 
@@ -753,9 +755,4 @@ impl FillSlack for [u8] {
         record[shape.head_bytes..shape.payload_offset].fill(0);
         record[shape.payload_offset + shape.payload_bytes..].fill(0);
     }
-}
-
-/// Bytes that the table counts for a record of this length.
-pub(crate) fn counted_bytes(extent_bytes: u32) -> u64 {
-    u64::from(LengthClass::of(extent_bytes).bytes_max())
 }

@@ -216,18 +216,6 @@ impl Space {
         }
         self.wake();
     }
-    /// A block that was taken and not used up goes back.
-    pub(crate) fn give_back(&self, physical: u32, fill_bytes: u32) {
-        let mut inner = self.inner.lock();
-        if let Some(row) = inner.rows.get_mut(physical as usize) {
-            row.state = State::Ready;
-            row.fill_bytes = row.fill_bytes.max(fill_bytes);
-            inner.ready.push_front(physical);
-        }
-        drop(inner);
-        self.room.notify_waiters();
-    }
-
     /// Whether blocks are so short that one must be reclaimed, when uploads hold `upload_bytes` that are not yet accepted.
     pub(crate) fn short(&self, upload_bytes: u64) -> bool {
         let held = (upload_bytes / self.layout.block_bytes).min(self.reserve_blocks);
@@ -259,10 +247,6 @@ impl Space {
         if let Some(row) = self.inner.lock().rows.get_mut(physical as usize) {
             row.state = State::Sealed;
         }
-    }
-    /// Bytes written into the block.
-    pub(crate) fn fill_bytes(&self, physical: u32) -> u32 {
-        self.inner.lock().rows.get(physical as usize).map_or(0, |r| r.fill_bytes)
     }
     /// The rows as an image keeps them.
     pub(crate) fn rows(&self) -> Vec<BlockRow> {

@@ -10,18 +10,6 @@ use zerocopy::{
     little_endian::{U32, U64},
 };
 
-/// What a block was opened for. Says nothing about what may be in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub(crate) enum Purpose {
-    /// Small records, in the order of their acknowledgement.
-    Small = 1,
-    /// Paged records: larger objects, and parts of uploads.
-    Paged = 2,
-    /// Records carried out of reclaimed blocks.
-    Carry = 3,
-}
-
 /// The first page of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockHead {

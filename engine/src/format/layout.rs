@@ -157,10 +157,6 @@ impl Layout {
     pub(crate) fn image_unit_offset(&self, slot: u8, unit: u32) -> u64 {
         self.block_table_offset(slot, 0) + 2 * BlockTable::copy_bytes(self.block_count) + u64::from(unit) * UNIT_BYTES as u64
     }
-    /// Slots of the table.
-    pub(crate) fn slots(&self) -> u64 {
-        u64::from(self.table_units) * u64::from(SLOTS_PER_UNIT)
-    }
     /// Byte offsets of the four superblocks.
     pub(crate) fn superblock_offsets(device_bytes: u64) -> [u64; 4] {
         let end = device_bytes / PAGE * PAGE;
@@ -197,7 +193,7 @@ mod tests {
     fn the_index_takes_at_most_24_bytes_an_object_where_reclaim_starts() {
         for objects in [100_000u64, 1_000_000, 10_000_000] {
             let l = plan(objects * 8192 * 2, Some(objects)).unwrap();
-            let at_load = l.slots() * LOAD_RECLAIM_PERCENT / 100;
+            let at_load = u64::from(l.table_units) * u64::from(SLOTS_PER_UNIT) * LOAD_RECLAIM_PERCENT / 100;
             let bytes = u64::from(l.table_units) * UNIT_BYTES as u64;
             assert!(at_load >= objects && bytes <= 24 * objects, "{bytes} bytes for {objects}");
         }

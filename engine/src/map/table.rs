@@ -554,7 +554,7 @@ mod tests {
         let present: Vec<u64> = (0..2500).collect();
         present.iter().for_each(|n| assert_ne!(table.put(&location(*n, vbn, (n * 8) as u32), Lsn(*n), 0), Placed::Full));
         std::thread::scope(|scope| {
-            scope.spawn(|| (3000..4300).for_each(|n| drop(table.put(&location(n, vbn, (n * 8) as u32), Lsn(n), 0))));
+            scope.spawn(|| (3000..4300).for_each(|n| _ = table.put(&location(n, vbn, (n * 8) as u32), Lsn(n), 0)));
             for _ in 0..20 {
                 for n in &present {
                     assert!(table.find(&hash(*n), SlotKind::Content, Some(SizeCheck::of(*n))).first().is_some(), "key {n}");

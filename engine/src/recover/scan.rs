@@ -138,7 +138,7 @@ mod tests {
         /// Appends entries in one page-batch, and closes the page.
         fn run(&mut self, epoch: u32, end: LogEnd, entries: &[Entry]) -> LogEnd {
             let mut log = LogWriter::new(CrcMask::new(&MASK), Epoch(epoch), end);
-            entries.iter().for_each(|e| drop(log.append(e)));
+            entries.iter().for_each(|e| _ = log.append(e));
             if let Some(dirty) = log.take_dirty() {
                 for (i, page) in dirty.bytes.chunks(PAGE_BYTES).enumerate() {
                     self.0.insert(dirty.first_page + i as u64, page.to_vec());
@@ -191,9 +191,9 @@ mod tests {
     fn an_older_version_of_a_page_is_a_hole() {
         let mut ring = Ring::new();
         let mut log = LogWriter::new(CrcMask::new(&MASK), Epoch(1), START);
-        opens(5).iter().for_each(|e| drop(log.append(e)));
+        opens(5).iter().for_each(|e| _ = log.append(e));
         let old = log.take_dirty().unwrap();
-        opens(300).iter().for_each(|e| drop(log.append(e)));
+        opens(300).iter().for_each(|e| _ = log.append(e));
         let new = log.take_dirty().unwrap();
         for (i, page) in new.bytes.chunks(PAGE_BYTES).enumerate() {
             ring.0.insert(new.first_page + i as u64, page.to_vec());
