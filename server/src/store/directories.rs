@@ -80,6 +80,11 @@ impl DirectoryWalk {
         self.queue.is_empty() && self.read.is_empty()
     }
 
+    /// Directories that it has come across: what it costs to keep.
+    pub fn seen(&self) -> usize {
+        self.seen.len()
+    }
+
     /// The next directory, or `None` at the end. Cancel-safe.
     ///
     /// # Errors

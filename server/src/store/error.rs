@@ -48,9 +48,9 @@ pub enum StoreError {
     #[error("bytes sent have the digest {computed}, not {declared}")]
     HashMismatch {
         /// Digest of the request.
-        declared: Digest,
+        declared: Box<Digest>,
         /// Digest of the bytes.
-        computed: Digest,
+        computed: Box<Digest>,
     },
     /// The store was not set up for this digest function.
     #[error("digest function {0} is not offered")]

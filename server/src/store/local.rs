@@ -369,8 +369,8 @@ fn verify_hash(declared: &Digest, computed: Digest) -> Result<(), StoreError> {
         return Ok(());
     }
     Err(StoreError::HashMismatch {
-        declared: *declared,
-        computed,
+        declared: Box::new(*declared),
+        computed: Box::new(computed),
     })
 }
 

@@ -93,7 +93,15 @@ impl BlobUpload for SmallUpload {
     }
 
     async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
-        let Self { engine, key, digest, hasher, whole, gathered, written_bytes } = *self;
+        let Self {
+            engine,
+            key,
+            digest,
+            hasher,
+            whole,
+            gathered,
+            written_bytes,
+        } = *self;
         check_complete(written_bytes, &digest)?;
         verify_hash(&digest, hasher.finish())?;
         let data = whole.unwrap_or_else(|| gathered.into());
