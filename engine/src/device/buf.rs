@@ -28,10 +28,13 @@ impl AlignedBuf {
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero.
         let ptr = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else {
-            handle_alloc_error(layout)
-        };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
         Self { ptr, len }
+    }
+
+    /// A buffer whose content is unspecified.
+    pub fn take(len_bytes: usize) -> Self {
+        Self::zeroed(len_bytes)
     }
 
     fn layout(len: usize) -> Layout {
