@@ -59,12 +59,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            action_updates: true,
-            actions_must_exist: false,
-            request_bytes_max: 256 << 20,
-            suspended: SuspendedLimits::default(),
-        }
+        Self { action_updates: true, actions_must_exist: false, request_bytes_max: 256 << 20, suspended: SuspendedLimits::default() }
     }
 }
 
@@ -100,12 +95,7 @@ impl Services {
         let suspended = Arc::new(suspended::Suspended::new(options.suspended));
         suspended.expire_in_background();
         let walks = tree::Walks::default();
-        let shared = Arc::new(Shared {
-            store,
-            options,
-            suspended,
-            walks,
-        });
+        let shared = Arc::new(Shared { store, options, suspended, walks });
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let routes = match reflection() {
@@ -116,11 +106,7 @@ impl Services {
             }
         };
         let router = methods(&shared, routes.into_axum_router());
-        let services = Self {
-            shared,
-            router,
-            health,
-        };
+        let services = Self { shared, router, health };
         services.set_serving(true).await;
         services
     }
@@ -184,20 +170,14 @@ type Reflection<S> = Result<S, tonic_reflection::server::Error>;
 /// Server reflection in both of its versions, for the services that are offered.
 #[allow(clippy::type_complexity)] // both services have a name of their own
 fn reflection() -> Reflection<(
-    tonic_reflection::server::v1::ServerReflectionServer<
-        impl tonic_reflection::server::v1::ServerReflection,
-    >,
-    tonic_reflection::server::v1alpha::ServerReflectionServer<
-        impl tonic_reflection::server::v1alpha::ServerReflection,
-    >,
+    tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>,
+    tonic_reflection::server::v1alpha::ServerReflectionServer<impl tonic_reflection::server::v1alpha::ServerReflection>,
 )> {
     let builder = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .with_service_name("grpc.health.v1.Health");
-        SERVICE_NAMES
-            .into_iter()
-            .fold(builder, |builder, name| builder.with_service_name(name))
+        SERVICE_NAMES.into_iter().fold(builder, |builder, name| builder.with_service_name(name))
     };
     Ok((builder().build_v1()?, builder().build_v1alpha()?))
 }

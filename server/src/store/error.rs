@@ -64,21 +64,9 @@ impl From<PutError> for StoreError {
     fn from(error: PutError) -> Self {
         match error {
             PutError::Unavailable(why) => Self::Unavailable(why),
-            PutError::TooLarge {
-                size_bytes,
-                limit_bytes,
-            } => Self::TooLarge {
-                size_bytes,
-                limit_bytes,
-            },
+            PutError::TooLarge { size_bytes, limit_bytes } => Self::TooLarge { size_bytes, limit_bytes },
             PutError::NoRoom(why) => Self::NoRoom(why),
-            PutError::SizeMismatch {
-                declared_bytes,
-                sent_bytes,
-            } => Self::SizeMismatch {
-                declared_bytes,
-                sent_bytes,
-            },
+            PutError::SizeMismatch { declared_bytes, sent_bytes } => Self::SizeMismatch { declared_bytes, sent_bytes },
         }
     }
 }
@@ -87,13 +75,7 @@ impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Lost { offset_bytes } => Self::Lost { offset_bytes },
-            ReadError::OutOfRange {
-                offset_bytes,
-                size_bytes,
-            } => Self::OutOfRange {
-                offset_bytes,
-                size_bytes,
-            },
+            ReadError::OutOfRange { offset_bytes, size_bytes } => Self::OutOfRange { offset_bytes, size_bytes },
         }
     }
 }

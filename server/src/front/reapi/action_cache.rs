@@ -38,25 +38,14 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let received = call.messages.only().await?;
     let request: reapi::GetActionResultRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let digest = action_digest(
-        &shared,
-        request.action_digest.as_ref(),
-        request.digest_function,
-    )?;
+    let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
     let result = shared
         .store
-        .get_action_result(
-            &instance,
-            &ActionKey {
-                digest,
-                size_known: true,
-            },
-        )
+        .get_action_result(&instance, &ActionKey { digest, size_known: true })
         .await
         .map_err(|error| store_status(&error))?
         .ok_or_else(|| Status::not_found(format!("no result of action {digest}")))?;
-    let inline =
-        request.inline_stdout || request.inline_stderr || !request.inline_output_files.is_empty();
+    let inline = request.inline_stdout || request.inline_stderr || !request.inline_output_files.is_empty();
     let result = match inline {
         true => put_inline(&shared, &instance, digest.function, &request, result).await?,
         false => result,
@@ -67,58 +56,33 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
 pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
     if !shared.options.action_updates {
-        return Err(Status::permission_denied(
-            "this server does not accept action results",
-        ));
+        return Err(Status::permission_denied("this server does not accept action results"));
     }
     let request: UpdateRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let digest = action_digest(
-        &shared,
-        request.action_digest.as_ref(),
-        request.digest_function,
-    )?;
-    let encoded = request
-        .action_result
-        .ok_or_else(|| bad_field("action_result", "is required".into()))?;
+    let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    let encoded = request.action_result.ok_or_else(|| bad_field("action_result", "is required".into()))?;
     let size_bytes = encoded.len() as u64;
     if size_bytes > ANSWER_BYTES_MAX {
-        let error = StoreError::TooLarge {
-            size_bytes,
-            limit_bytes: ANSWER_BYTES_MAX,
-        };
+        let error = StoreError::TooLarge { size_bytes, limit_bytes: ANSWER_BYTES_MAX };
         return Err(store_status(&error));
     }
     validate(&decode(encoded.clone())?, digest.function)?;
     if shared.options.actions_must_exist {
         let missing = shared.store.find_missing(&instance, &[digest]).await;
-        if missing
-            .map_err(|error| store_status(&error))?
-            .contains(&true)
-        {
+        if missing.map_err(|error| store_status(&error))?.contains(&true) {
             return Err(precondition_missing(&digest));
         }
     }
     shared
         .store
-        .put_action_result(
-            &instance,
-            &ActionKey {
-                digest,
-                size_known: true,
-            },
-            encoded.clone(),
-        )
+        .put_action_result(&instance, &ActionKey { digest, size_known: true }, encoded.clone())
         .await
         .map_err(|error| store_status(&error))?;
     Ok(Answer::one(Outgoing::encoded(encoded)))
 }
 
-fn action_digest(
-    shared: &Shared,
-    digest: Option<&reapi::Digest>,
-    number: i32,
-) -> Result<Digest, Status> {
+fn action_digest(shared: &Shared, digest: Option<&reapi::Digest>, number: i32) -> Result<Digest, Status> {
     let offered = &shared.store.capabilities().digest_functions;
     request::sole_digest("action_digest", digest, number, offered)
 }
@@ -136,17 +100,11 @@ fn validate(result: &reapi::ActionResult, function: DigestFunction) -> Result<()
             return Err(absolute("output_directories.path", &directory.path));
         }
         if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
-            return Err(bad_field(
-                "output_directories.tree_digest",
-                "is required".into(),
-            ));
+            return Err(bad_field("output_directories.tree_digest", "is required".into()));
         }
         for (field, digest) in [
             ("output_directories.tree_digest", &directory.tree_digest),
-            (
-                "output_directories.root_directory_digest",
-                &directory.root_directory_digest,
-            ),
+            ("output_directories.root_directory_digest", &directory.root_directory_digest),
         ] {
             if digest.is_some() {
                 request::digest(field, digest.as_ref(), function)?;
@@ -157,10 +115,7 @@ fn validate(result: &reapi::ActionResult, function: DigestFunction) -> Result<()
     let symlinks = [
         ("output_symlinks", &result.output_symlinks),
         ("output_file_symlinks", &result.output_file_symlinks),
-        (
-            "output_directory_symlinks",
-            &result.output_directory_symlinks,
-        ),
+        ("output_directory_symlinks", &result.output_directory_symlinks),
     ];
     for (field, symlinks) in symlinks {
         for symlink in symlinks {
@@ -170,10 +125,7 @@ fn validate(result: &reapi::ActionResult, function: DigestFunction) -> Result<()
             }
         }
     }
-    for (field, digest) in [
-        ("stdout_digest", &result.stdout_digest),
-        ("stderr_digest", &result.stderr_digest),
-    ] {
+    for (field, digest) in [("stdout_digest", &result.stdout_digest), ("stderr_digest", &result.stderr_digest)] {
         if digest.is_some() {
             request::digest(field, digest.as_ref(), function)?;
         }
@@ -241,15 +193,9 @@ fn wanted(
     request: &reapi::GetActionResultRequest,
     mut room_bytes: u64,
 ) -> Vec<(Place, Digest)> {
-    let stdout = (request.inline_stdout && result.stdout_raw.is_empty())
-        .then_some((Place::Stdout, result.stdout_digest.as_ref()));
-    let stderr = (request.inline_stderr && result.stderr_raw.is_empty())
-        .then_some((Place::Stderr, result.stderr_digest.as_ref()));
-    let paths: HashSet<_> = request
-        .inline_output_files
-        .iter()
-        .map(String::as_str)
-        .collect();
+    let stdout = (request.inline_stdout && result.stdout_raw.is_empty()).then_some((Place::Stdout, result.stdout_digest.as_ref()));
+    let stderr = (request.inline_stderr && result.stderr_raw.is_empty()).then_some((Place::Stderr, result.stderr_digest.as_ref()));
+    let paths: HashSet<_> = request.inline_output_files.iter().map(String::as_str).collect();
     let files = result
         .output_files
         .iter()
@@ -278,32 +224,18 @@ mod tests {
 
     fn digest(data: &[u8]) -> Option<reapi::Digest> {
         let digest = Hasher::digest(FUNCTION, data);
-        Some(reapi::Digest {
-            hash: digest.hash_hex(),
-            size_bytes: data.len() as i64,
-        })
+        Some(reapi::Digest { hash: digest.hash_hex(), size_bytes: data.len() as i64 })
     }
 
     fn file(path: &str, data: &[u8]) -> reapi::OutputFile {
-        reapi::OutputFile {
-            path: path.into(),
-            digest: digest(data),
-            ..Default::default()
-        }
+        reapi::OutputFile { path: path.into(), digest: digest(data), ..Default::default() }
     }
 
     fn result() -> reapi::ActionResult {
         reapi::ActionResult {
             output_files: vec![file("a/b", b"one"), file("c", b"two")],
-            output_directories: vec![reapi::OutputDirectory {
-                tree_digest: digest(b"tree"),
-                ..Default::default()
-            }],
-            output_symlinks: vec![reapi::OutputSymlink {
-                path: "l".into(),
-                target: "/absolute/is/allowed".into(),
-                ..Default::default()
-            }],
+            output_directories: vec![reapi::OutputDirectory { tree_digest: digest(b"tree"), ..Default::default() }],
+            output_symlinks: vec![reapi::OutputSymlink { path: "l".into(), target: "/absolute/is/allowed".into(), ..Default::default() }],
             stdout_digest: digest(b"out"),
             ..Default::default()
         }
@@ -321,27 +253,13 @@ mod tests {
             ("absolute file", |r| r.output_files[0].path = "/a".into()),
             ("file without a path", |r| r.output_files[0].path.clear()),
             ("file without a digest", |r| r.output_files[1].digest = None),
-            ("file with a bad digest", |r| {
-                r.output_files[1].digest.as_mut().unwrap().size_bytes = -1
-            }),
-            ("absolute directory", |r| {
-                r.output_directories[0].path = "/d".into()
-            }),
-            ("directory without a digest", |r| {
-                r.output_directories[0].tree_digest = None
-            }),
-            ("absolute symlink", |r| {
-                r.output_symlinks[0].path = "/l".into()
-            }),
-            ("symlink without a target", |r| {
-                r.output_symlinks[0].target.clear()
-            }),
-            ("bad stdout", |r| {
-                r.stdout_digest = Some(reapi::Digest::default())
-            }),
-            ("bad stderr", |r| {
-                r.stderr_digest = Some(reapi::Digest::default())
-            }),
+            ("file with a bad digest", |r| r.output_files[1].digest.as_mut().unwrap().size_bytes = -1),
+            ("absolute directory", |r| r.output_directories[0].path = "/d".into()),
+            ("directory without a digest", |r| r.output_directories[0].tree_digest = None),
+            ("absolute symlink", |r| r.output_symlinks[0].path = "/l".into()),
+            ("symlink without a target", |r| r.output_symlinks[0].target.clear()),
+            ("bad stdout", |r| r.stdout_digest = Some(reapi::Digest::default())),
+            ("bad stderr", |r| r.stderr_digest = Some(reapi::Digest::default())),
         ];
         for (what, spoil) in bad {
             let mut result = result();
@@ -359,20 +277,9 @@ mod tests {
             inline_output_files: vec!["c".into(), "a/b".into(), "unknown".into()],
             ..Default::default()
         };
-        let places = |room_bytes| -> Vec<_> {
-            wanted(&result(), FUNCTION, &request, room_bytes)
-                .into_iter()
-                .map(|(p, _)| p)
-                .collect()
-        };
-        assert_eq!(
-            places(1000),
-            [Place::Stdout, Place::File(0), Place::File(1)]
-        );
-        assert_eq!(
-            places(2 * (INLINE_FIELD_BYTES + 3)),
-            [Place::Stdout, Place::File(0)]
-        );
+        let places = |room_bytes| -> Vec<_> { wanted(&result(), FUNCTION, &request, room_bytes).into_iter().map(|(p, _)| p).collect() };
+        assert_eq!(places(1000), [Place::Stdout, Place::File(0), Place::File(1)]);
+        assert_eq!(places(2 * (INLINE_FIELD_BYTES + 3)), [Place::Stdout, Place::File(0)]);
         assert_eq!(places(0), []);
     }
 
@@ -390,9 +297,6 @@ mod tests {
         let wire = Bytes::from(request.encode_to_vec());
         let public = reapi::UpdateActionResultRequest::decode(wire.clone()).unwrap();
         assert_eq!(public.action_result, Some(result()));
-        assert_eq!(
-            UpdateRequest::decode(wire).unwrap().action_result.unwrap(),
-            encoded
-        );
+        assert_eq!(UpdateRequest::decode(wire).unwrap().action_result.unwrap(), encoded);
     }
 }

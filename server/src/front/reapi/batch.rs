@@ -6,10 +6,7 @@
 use std::sync::Arc;
 
 use blockstore_proto::{
-    reapi::{
-        self, batch_read_blobs_response, batch_update_blobs_response,
-        compressor::Value as Compressor,
-    },
+    reapi::{self, batch_read_blobs_response, batch_update_blobs_response, compressor::Value as Compressor},
     rpc,
 };
 use tonic::Status;
@@ -55,10 +52,7 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
             }
             Err(status) => rpc_status(&status),
         };
-        responses.push(batch_update_blobs_response::Response {
-            digest: echo(blob.digest),
-            status: Some(status),
-        });
+        responses.push(batch_update_blobs_response::Response { digest: echo(blob.digest), status: Some(status) });
     }
     let outcomes = shared.store.write_batch(&instance, blobs).await;
     for (place, outcome) in places.into_iter().zip(outcomes) {
@@ -66,9 +60,7 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
             response.status = Some(rpc_status(&store_status(&error)));
         }
     }
-    Ok(Answer::one(Outgoing::message(
-        &reapi::BatchUpdateBlobsResponse { responses },
-    )))
+    Ok(Answer::one(Outgoing::message(&reapi::BatchUpdateBlobsResponse { responses })))
 }
 
 pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
@@ -84,9 +76,7 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     let mut responses = Vec::with_capacity(request.digests.len());
     for (place, sent) in request.digests.into_iter().enumerate() {
         let admitted = request::digest("digests", Some(&sent), function).and_then(|digest| {
-            room_bytes = room_bytes
-                .checked_sub(digest.size_bytes)
-                .ok_or_else(no_room)?;
+            room_bytes = room_bytes.checked_sub(digest.size_bytes).ok_or_else(no_room)?;
             Ok(digest)
         });
         let status = match admitted {
@@ -97,11 +87,7 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
             }
             Err(status) => rpc_status(&status),
         };
-        responses.push(batch_read_blobs_response::Response {
-            digest: echo(Some(sent)),
-            status: Some(status),
-            ..Default::default()
-        });
+        responses.push(batch_read_blobs_response::Response { digest: echo(Some(sent)), status: Some(status), ..Default::default() });
     }
     let found = shared.store.read_batch(&instance, &wanted).await;
     for ((place, digest), found) in places.into_iter().zip(&wanted).zip(found) {
@@ -117,9 +103,7 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
             Err(error) => response.status = Some(rpc_status(&store_status(&error))),
         }
     }
-    Ok(Answer::one(Outgoing::message(
-        &reapi::BatchReadBlobsResponse { responses },
-    )))
+    Ok(Answer::one(Outgoing::message(&reapi::BatchReadBlobsResponse { responses })))
 }
 
 fn no_room() -> Status {
@@ -128,20 +112,13 @@ fn no_room() -> Status {
 
 fn check_count(field: &str, count: usize) -> Result<(), Status> {
     if count as u64 > BATCH_BLOBS_MAX {
-        return Err(bad_field(
-            field,
-            format!("has {count} blobs, more than {BATCH_BLOBS_MAX}"),
-        ));
+        return Err(bad_field(field, format!("has {count} blobs, more than {BATCH_BLOBS_MAX}")));
     }
     Ok(())
 }
 
 /// The function of a batch; where none is set, the first digest that can be one tells.
-fn function<'a>(
-    number: i32,
-    mut digests: impl Iterator<Item = &'a reapi::Digest>,
-    shared: &Shared,
-) -> Result<DigestFunction, Status> {
+fn function<'a>(number: i32, mut digests: impl Iterator<Item = &'a reapi::Digest>, shared: &Shared) -> Result<DigestFunction, Status> {
     let offered = &shared.store.capabilities().digest_functions;
     let digits = digests.find_map(|d| by_length(d.hash.len(), offered).map(|_| d.hash.len()));
     request::digest_function(number, digits, offered)
@@ -161,10 +138,7 @@ mod tests {
 
     #[test]
     fn no_entry_is_larger_than_what_is_set_aside() {
-        let digest = reapi::Digest {
-            hash: "f".repeat(128),
-            size_bytes: i64::MAX,
-        };
+        let digest = reapi::Digest { hash: "f".repeat(128), size_bytes: i64::MAX };
         let of = |status: Status| {
             let response = batch_read_blobs_response::Response {
                 digest: Some(digest.clone()),
@@ -177,17 +151,10 @@ mod tests {
         for status in [
             blob_missing(&blob),
             no_room(),
-            store_status(&StoreError::HashMismatch {
-                declared: Box::new(blob),
-                computed: Box::new(blob),
-            }),
+            store_status(&StoreError::HashMismatch { declared: Box::new(blob), computed: Box::new(blob) }),
             bad_field("compressor", "is not supported".into()),
         ] {
-            assert!(
-                of(status.clone()) <= ENTRY_BYTES,
-                "{} {status}",
-                of(status.clone())
-            );
+            assert!(of(status.clone()) <= ENTRY_BYTES, "{} {status}", of(status.clone()));
         }
     }
 }

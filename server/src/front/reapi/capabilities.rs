@@ -16,38 +16,24 @@ use super::{
 const API_VERSIONS: (SemVer, SemVer) = (version(2, 0), version(2, 13));
 
 const fn version(major: i32, minor: i32) -> SemVer {
-    SemVer {
-        major,
-        minor,
-        patch: 0,
-        prerelease: String::new(),
-    }
+    SemVer { major, minor, patch: 0, prerelease: String::new() }
 }
 
 pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let message = call.messages.only().await?.message;
     let message: reapi::GetCapabilitiesRequest = decode(message)?;
     request::instance(&message.instance_name)?;
-    Ok(Answer::one(Outgoing::message(&server_capabilities(
-        &shared,
-    ))))
+    Ok(Answer::one(Outgoing::message(&server_capabilities(&shared))))
 }
 
 fn server_capabilities(shared: &Shared) -> reapi::ServerCapabilities {
     let store = shared.store.capabilities();
     let cache = reapi::CacheCapabilities {
-        digest_functions: store
-            .digest_functions
-            .iter()
-            .map(|f| i32::from(f.number()))
-            .collect(),
-        action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities {
-            update_enabled: shared.options.action_updates,
-        }),
+        digest_functions: store.digest_functions.iter().map(|f| i32::from(f.number())).collect(),
+        action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled: shared.options.action_updates }),
         cache_priority_capabilities: None,
         max_batch_total_size_bytes: super::BATCH_ANNOUNCED_BYTES_MAX,
-        symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed
-            .into(),
+        symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed.into(),
         supported_compressors: vec![],
         supported_batch_update_compressors: vec![],
         max_cas_blob_size_bytes: i64::try_from(store.blob_bytes_max).unwrap_or(i64::MAX),

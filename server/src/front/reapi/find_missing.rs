@@ -27,20 +27,9 @@ const MISSING_BLOB_DIGESTS: u8 = 2 << 3 | 2;
 
 pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
-    let request = Request::parse(
-        &received.message,
-        &shared.store.capabilities().digest_functions,
-    )?;
-    let missing = shared
-        .store
-        .find_missing(&request.instance, &request.digests)
-        .await
-        .map_err(|error| store_status(&error))?;
-    let missing = request
-        .as_sent
-        .iter()
-        .zip(missing)
-        .filter_map(|(sent, m)| m.then_some(*sent));
+    let request = Request::parse(&received.message, &shared.store.capabilities().digest_functions)?;
+    let missing = shared.store.find_missing(&request.instance, &request.digests).await.map_err(|error| store_status(&error))?;
+    let missing = request.as_sent.iter().zip(missing).filter_map(|(sent, m)| m.then_some(*sent));
     Ok(Answer::one(Outgoing::encoded(response(missing))))
 }
 
@@ -67,8 +56,7 @@ impl<'a> Request<'a> {
                 _ => {}
             }
         }
-        let instance = std::str::from_utf8(instance)
-            .map_err(|_| bad_field("instance_name", "is not UTF-8".into()))?;
+        let instance = std::str::from_utf8(instance).map_err(|_| bad_field("instance_name", "is not UTF-8".into()))?;
         let instance = request::instance(instance)?;
 
         let mut function = None;
@@ -77,20 +65,11 @@ impl<'a> Request<'a> {
             let (hash, size_bytes) = parse_digest(sent).map_err(malformed)?;
             let function = match function {
                 Some(function) => function,
-                None => {
-                    *function.insert(request::digest_function(number, Some(hash.len()), offered)?)
-                }
+                None => *function.insert(request::digest_function(number, Some(hash.len()), offered)?),
             };
-            digests.push(
-                Digest::parse(function, hash, size_bytes)
-                    .map_err(|error| bad_digest("blob_digests", error))?,
-            );
+            digests.push(Digest::parse(function, hash, size_bytes).map_err(|error| bad_digest("blob_digests", error))?);
         }
-        Ok(Self {
-            instance,
-            digests,
-            as_sent,
-        })
+        Ok(Self { instance, digests, as_sent })
     }
 }
 
@@ -108,10 +87,7 @@ fn parse_digest(digest: &[u8]) -> Result<(&[u8], i64), Malformed> {
 }
 
 fn response<'a>(missing: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
-    let len = missing
-        .clone()
-        .map(|d| 1 + prost::length_delimiter_len(d.len()) + d.len())
-        .sum();
+    let len = missing.clone().map(|d| 1 + prost::length_delimiter_len(d.len()) + d.len()).sum();
     let mut response = BytesMut::with_capacity(len);
     for digest in missing {
         response.put_u8(MISSING_BLOB_DIGESTS);
@@ -130,10 +106,7 @@ mod tests {
     use crate::store::Hasher;
 
     fn wire(digest: &Digest) -> reapi::Digest {
-        reapi::Digest {
-            hash: digest.hash_hex(),
-            size_bytes: i64::try_from(digest.size_bytes).unwrap(),
-        }
+        reapi::Digest { hash: digest.hash_hex(), size_bytes: i64::try_from(digest.size_bytes).unwrap() }
     }
 
     fn parse(request: &reapi::FindMissingBlobsRequest) -> Result<(Instance, Vec<Digest>), Status> {
@@ -143,9 +116,7 @@ mod tests {
 
     #[test]
     fn parses_what_prost_encodes() {
-        let digests: Vec<_> = (0..300u16)
-            .map(|n| Hasher::digest(DigestFunction::Sha1, &n.to_le_bytes()))
-            .collect();
+        let digests: Vec<_> = (0..300u16).map(|n| Hasher::digest(DigestFunction::Sha1, &n.to_le_bytes())).collect();
         let request = reapi::FindMissingBlobsRequest {
             instance_name: "a/b".into(),
             blob_digests: digests.iter().map(wire).collect(),
@@ -158,50 +129,29 @@ mod tests {
 
     #[test]
     fn answers_what_prost_decodes() {
-        let digests: Vec<_> = [b"a", b"b"]
-            .map(|d| Hasher::digest(DigestFunction::Sha256, d))
-            .into();
+        let digests: Vec<_> = [b"a", b"b"].map(|d| Hasher::digest(DigestFunction::Sha256, d)).into();
         let encoded: Vec<_> = digests.iter().map(|d| wire(d).encode_to_vec()).collect();
         let response = response(encoded.iter().map(Vec::as_slice));
         let response = reapi::FindMissingBlobsResponse::decode(response).unwrap();
-        assert_eq!(
-            response.missing_blob_digests,
-            digests.iter().map(wire).collect::<Vec<_>>()
-        );
+        assert_eq!(response.missing_blob_digests, digests.iter().map(wire).collect::<Vec<_>>());
     }
 
     #[test]
     fn wrong_requests_are_errors_of_the_client() {
         let sha256 = wire(&Hasher::digest(DigestFunction::Sha256, b"x"));
         let sha1 = wire(&Hasher::digest(DigestFunction::Sha1, b"x"));
-        let negative = reapi::Digest {
-            size_bytes: -1,
-            ..sha1.clone()
-        };
+        let negative = reapi::Digest { size_bytes: -1, ..sha1.clone() };
         let wrong = [
             (vec![sha1.clone(), sha256.clone()], 0),
             (vec![sha1], 1),
             (vec![sha256.clone()], 4),
             (vec![reapi::Digest::default()], 0),
             (vec![negative], 0),
-            (
-                vec![reapi::Digest {
-                    hash: sha256.hash.to_uppercase(),
-                    ..sha256
-                }],
-                0,
-            ),
+            (vec![reapi::Digest { hash: sha256.hash.to_uppercase(), ..sha256 }], 0),
         ];
         for (blob_digests, digest_function) in wrong {
-            let request = reapi::FindMissingBlobsRequest {
-                blob_digests,
-                digest_function,
-                ..Default::default()
-            };
-            assert_eq!(
-                parse(&request).unwrap_err().code(),
-                tonic::Code::InvalidArgument
-            );
+            let request = reapi::FindMissingBlobsRequest { blob_digests, digest_function, ..Default::default() };
+            assert_eq!(parse(&request).unwrap_err().code(), tonic::Code::InvalidArgument);
         }
         assert!(Request::parse(&[0x12, 9, 1], &DigestFunction::ALL).is_err());
     }

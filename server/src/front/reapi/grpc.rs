@@ -40,10 +40,7 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(bytes_max: u32) -> Self {
-        Self {
-            room: Arc::new(Semaphore::new(bytes_max as usize)),
-            bytes_max,
-        }
+        Self { room: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max }
     }
 
     async fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
@@ -52,9 +49,7 @@ impl Budget {
         }
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
         let permit = self.room.clone().acquire_many_owned(bytes).await;
-        permit
-            .map(Some)
-            .map_err(|_| Status::unavailable("server is shutting down"))
+        permit.map(Some).map_err(|_| Status::unavailable("server is shutting down"))
     }
 }
 
@@ -76,13 +71,7 @@ pub(super) struct Messages {
 
 impl Messages {
     fn new(body: axum::body::Body, message_bytes_max: usize, budget: Budget) -> Self {
-        Self {
-            body,
-            pieces: VecDeque::new(),
-            available: 0,
-            message_bytes_max,
-            budget,
-        }
+        Self { body, pieces: VecDeque::new(), available: 0, message_bytes_max, budget }
     }
 
     /// The next message, or `None` where the client has closed its side. Cancelled in the middle, the rest is of no use.
@@ -97,9 +86,7 @@ impl Messages {
         let compressed = prefix.get_u8() != 0;
         let len = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
         if compressed {
-            return Err(Status::unimplemented(
-                "compressed gRPC messages are not supported",
-            ));
+            return Err(Status::unimplemented("compressed gRPC messages are not supported"));
         }
         if len > self.message_bytes_max {
             return Err(Status::resource_exhausted(format!(
@@ -113,19 +100,14 @@ impl Messages {
             None => Ok(self.gather(len).await),
         };
         match whole {
-            Ok(whole) => Ok(Some(Received {
-                message: whole?,
-                permit,
-            })),
+            Ok(whole) => Ok(Some(Received { message: whole?, permit })),
             Err(_) => Err(Status::deadline_exceeded("message did not arrive in time")),
         }
     }
 
     /// The only message of a request.
     pub(super) async fn only(&mut self) -> Result<Received<Bytes>, Status> {
-        self.next()
-            .await?
-            .ok_or_else(|| Status::invalid_argument("request has no message"))
+        self.next().await?.ok_or_else(|| Status::invalid_argument("request has no message"))
     }
 
     /// Reads until that many bytes are there; false if the body ends before.
@@ -165,11 +147,7 @@ impl Messages {
         let Some(first) = self.pieces.front_mut() else {
             return Bytes::new();
         };
-        let piece = if first.len() <= bytes_max {
-            self.pieces.pop_front().unwrap_or_default()
-        } else {
-            first.split_to(bytes_max)
-        };
+        let piece = if first.len() <= bytes_max { self.pieces.pop_front().unwrap_or_default() } else { first.split_to(bytes_max) };
         self.available -= piece.len();
         piece
     }
@@ -231,35 +209,24 @@ impl Outgoing {
         let mut head = BytesMut::with_capacity(PREFIX_BYTES + len);
         put_prefix(&mut head, len);
         message.encode_raw(&mut head);
-        Self {
-            head: head.freeze(),
-            payload: Bytes::new(),
-        }
+        Self { head: head.freeze(), payload: Bytes::new() }
     }
 
     /// A message that is encoded already.
     pub(super) fn encoded(message: Bytes) -> Self {
         let mut head = BytesMut::with_capacity(PREFIX_BYTES);
         put_prefix(&mut head, message.len());
-        Self {
-            head: head.freeze(),
-            payload: message,
-        }
+        Self { head: head.freeze(), payload: message }
     }
 
     /// A message with a single `bytes` field, whose payload stays where it is.
     pub(super) fn bytes_field(field: u32, payload: Bytes) -> Self {
-        let len = prost::encoding::key_len(field)
-            + prost::length_delimiter_len(payload.len())
-            + payload.len();
+        let len = prost::encoding::key_len(field) + prost::length_delimiter_len(payload.len()) + payload.len();
         let mut head = BytesMut::with_capacity(PREFIX_BYTES + len - payload.len());
         put_prefix(&mut head, len);
         prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, &mut head);
         prost::encoding::encode_varint(payload.len() as u64, &mut head);
-        Self {
-            head: head.freeze(),
-            payload,
-        }
+        Self { head: head.freeze(), payload }
     }
 }
 
@@ -281,20 +248,12 @@ pub(super) struct Answer {
 impl Answer {
     /// One message and OK.
     pub(super) fn one(message: Outgoing) -> Self {
-        Self {
-            ready: [message.head, message.payload],
-            source: None,
-            ended: false,
-        }
+        Self { ready: [message.head, message.payload], source: None, ended: false }
     }
 
     /// Messages until the stream ends, OK or with its error.
     pub(super) fn stream(source: BoxStream<'static, Result<Outgoing, Status>>) -> Self {
-        Self {
-            ready: Default::default(),
-            source: Some(source),
-            ended: false,
-        }
+        Self { ready: Default::default(), source: Some(source), ended: false }
     }
 
     fn end(&mut self, status: &Status) -> Frame<Bytes> {
@@ -312,10 +271,7 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         loop {
             if let Some(ready) = this.ready.iter_mut().find(|ready| !ready.is_empty()) {
@@ -347,14 +303,7 @@ pub(super) struct Call {
 }
 
 /// Adds a method to a router. `path` is `/package.Service/Method`.
-pub(super) fn method<S, F, Fut>(
-    router: Router,
-    state: &Arc<S>,
-    budget: &Budget,
-    path: &str,
-    message_bytes_max: usize,
-    handler: F,
-) -> Router
+pub(super) fn method<S, F, Fut>(router: Router, state: &Arc<S>, budget: &Budget, path: &str, message_bytes_max: usize, handler: F) -> Router
 where
     S: Send + Sync + 'static,
     F: Fn(Arc<S>, Call) -> Fut + Copy + Send + Sync + 'static,
@@ -370,10 +319,7 @@ where
                 Ok::<_, Infallible>(match answer.await {
                     Ok(answer) => {
                         let mut response = http::Response::new(tonic::body::Body::new(answer));
-                        response.headers_mut().insert(
-                            header::CONTENT_TYPE,
-                            HeaderValue::from_static("application/grpc"),
-                        );
+                        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                         response
                     }
                     Err(status) => status.into_http(),
@@ -385,6 +331,5 @@ where
 
 /// Decodes a message.
 pub(super) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    M::decode(bytes)
-        .map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+    M::decode(bytes).map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
 }

@@ -28,13 +28,9 @@ pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     let received = call.messages.only().await?;
     let request: bytestream::ReadRequest = decode(received.message)?;
     let offered = &shared.store.capabilities().digest_functions;
-    let name = resource::parse_read(&request.resource_name, offered)
-        .map_err(|error| bad_field("resource_name", error.to_string()))?;
+    let name = resource::parse_read(&request.resource_name, offered).map_err(|error| bad_field("resource_name", error.to_string()))?;
     if name.compression != Compression::Identity {
-        return Err(bad_field(
-            "resource_name",
-            "compressor is not supported".into(),
-        ));
+        return Err(bad_field("resource_name", "compressor is not supported".into()));
     }
     let range = range(request.read_offset, request.read_limit)?;
     let read = shared
@@ -45,9 +41,7 @@ pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
         .ok_or_else(|| blob_missing(&name.digest))?;
     match read {
         BlobRead::Whole(data) if data.is_empty() => Ok(Answer::stream(stream::empty().boxed())),
-        BlobRead::Whole(data) if data.len() <= MESSAGE_DATA_BYTES_MAX => {
-            Ok(Answer::one(Outgoing::bytes_field(DATA, data)))
-        }
+        BlobRead::Whole(data) if data.len() <= MESSAGE_DATA_BYTES_MAX => Ok(Answer::one(Outgoing::bytes_field(DATA, data))),
         BlobRead::Whole(data) => Ok(answer(data, stream::empty().boxed())),
         BlobRead::Pieces(mut pieces) => match pieces.next().await {
             None => Ok(Answer::stream(stream::empty().boxed())),
@@ -60,14 +54,9 @@ pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
 
 /// The range that a request asks for.
 fn range(offset: i64, limit: i64) -> Result<ByteRange, Status> {
-    let offset_bytes = u64::try_from(offset)
-        .map_err(|_| Status::out_of_range(format!("read_offset {offset} is negative")))?;
-    let limit = u64::try_from(limit)
-        .map_err(|_| bad_field("read_limit", format!("{limit} is negative")))?;
-    Ok(ByteRange {
-        offset_bytes,
-        limit_bytes: (limit > 0).then_some(limit),
-    })
+    let offset_bytes = u64::try_from(offset).map_err(|_| Status::out_of_range(format!("read_offset {offset} is negative")))?;
+    let limit = u64::try_from(limit).map_err(|_| bad_field("read_limit", format!("{limit} is negative")))?;
+    Ok(ByteRange { offset_bytes, limit_bytes: (limit > 0).then_some(limit) })
 }
 
 /// Messages of all pieces, each of them cut where it is too large for one.
@@ -99,18 +88,9 @@ mod tests {
     #[test]
     fn ranges_as_the_specification_has_them() {
         assert_eq!(range(0, 0).unwrap(), ByteRange::ALL);
-        assert_eq!(
-            range(5, 7).unwrap(),
-            ByteRange {
-                offset_bytes: 5,
-                limit_bytes: Some(7)
-            }
-        );
+        assert_eq!(range(5, 7).unwrap(), ByteRange { offset_bytes: 5, limit_bytes: Some(7) });
         assert_eq!(range(-1, 0).unwrap_err().code(), tonic::Code::OutOfRange);
-        assert_eq!(
-            range(0, -1).unwrap_err().code(),
-            tonic::Code::InvalidArgument
-        );
+        assert_eq!(range(0, -1).unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 
     #[test]

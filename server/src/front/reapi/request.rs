@@ -25,18 +25,10 @@ pub(super) fn instance(name: &str) -> Result<Instance, Status> {
 }
 
 /// The digest function of a request. `first_hash_digits` is the length of its first hash, if it has any digest.
-pub(super) fn digest_function(
-    number: i32,
-    first_hash_digits: Option<usize>,
-    offered: &[DigestFunction],
-) -> Result<DigestFunction, Status> {
+pub(super) fn digest_function(number: i32, first_hash_digits: Option<usize>, offered: &[DigestFunction]) -> Result<DigestFunction, Status> {
     let function = match (number, first_hash_digits) {
-        (0, Some(digits)) => by_length(digits, offered).ok_or_else(|| {
-            bad_field(
-                "digest_function",
-                format!("unset, and no function has {digits} hex digits"),
-            )
-        })?,
+        (0, Some(digits)) => by_length(digits, offered)
+            .ok_or_else(|| bad_field("digest_function", format!("unset, and no function has {digits} hex digits")))?,
         (0, None) => offered.first().copied().unwrap_or(DigestFunction::Sha256),
         (number, _) => DigestFunction::from_number(number)
             .filter(|function| offered.contains(function))
@@ -46,23 +38,13 @@ pub(super) fn digest_function(
 }
 
 /// A digest that has to be there.
-pub(super) fn digest(
-    field: &str,
-    digest: Option<&reapi::Digest>,
-    function: DigestFunction,
-) -> Result<Digest, Status> {
+pub(super) fn digest(field: &str, digest: Option<&reapi::Digest>, function: DigestFunction) -> Result<Digest, Status> {
     let digest = digest.ok_or_else(|| bad_field(field, "is required".into()))?;
-    Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes)
-        .map_err(|error| bad_digest(field, error))
+    Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes).map_err(|error| bad_digest(field, error))
 }
 
 /// The only digest of a request.
-pub(super) fn sole_digest(
-    field: &str,
-    sole: Option<&reapi::Digest>,
-    number: i32,
-    offered: &[DigestFunction],
-) -> Result<Digest, Status> {
+pub(super) fn sole_digest(field: &str, sole: Option<&reapi::Digest>, number: i32, offered: &[DigestFunction]) -> Result<Digest, Status> {
     let function = digest_function(number, sole.map(|d| d.hash.len()), offered)?;
     digest(field, sole, function)
 }
@@ -78,23 +60,11 @@ mod tests {
         assert_eq!(of(0, Some(64)).unwrap(), DigestFunction::Sha256);
         assert_eq!(of(9, Some(64)).unwrap(), DigestFunction::Blake3);
         assert_eq!(of(0, None).unwrap(), DigestFunction::Sha256);
-        for (number, digits) in [
-            (0, Some(0)),
-            (0, Some(63)),
-            (4, Some(64)),
-            (8, Some(64)),
-            (-1, None),
-        ] {
-            assert_eq!(
-                of(number, digits).unwrap_err().code(),
-                tonic::Code::InvalidArgument
-            );
+        for (number, digits) in [(0, Some(0)), (0, Some(63)), (4, Some(64)), (8, Some(64)), (-1, None)] {
+            assert_eq!(of(number, digits).unwrap_err().code(), tonic::Code::InvalidArgument);
         }
         let offered = [DigestFunction::Blake3];
-        assert_eq!(
-            digest_function(0, Some(64), &offered).unwrap(),
-            DigestFunction::Blake3
-        );
+        assert_eq!(digest_function(0, Some(64), &offered).unwrap(), DigestFunction::Blake3);
         assert!(digest_function(1, Some(64), &offered).is_err());
     }
 

@@ -17,15 +17,7 @@ use crate::store::{Digest, DigestError, DigestFunction, Instance};
 pub(super) const NAME_BYTES_MAX: usize = 4096;
 
 /// Segments that no instance name may have (Remote Execution API).
-const RESERVED: [&str; 7] = [
-    "blobs",
-    "uploads",
-    "actions",
-    "actionResults",
-    "operations",
-    "capabilities",
-    "compressed-blobs",
-];
+const RESERVED: [&str; 7] = ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
 
 /// How the bytes are encoded on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +71,7 @@ pub(super) enum NameError {
 /// (`blobs/sha256/…`).
 pub(super) fn parse_read(name: &str, offered: &[DigestFunction]) -> Result<BlobName, NameError> {
     let segments = segments(name)?;
-    let at = segments
-        .iter()
-        .position(|s| matches!(*s, "blobs" | "compressed-blobs"))
-        .ok_or(NameError::NoKeyword("blobs"))?;
+    let at = segments.iter().position(|s| matches!(*s, "blobs" | "compressed-blobs")).ok_or(NameError::NoKeyword("blobs"))?;
     let (instance, rest) = segments.split_at(at);
     let (blob, trailing) = parse_blob(instance, rest, offered)?;
     if !trailing.is_empty() {
@@ -94,20 +83,14 @@ pub(super) fn parse_read(name: &str, offered: &[DigestFunction]) -> Result<BlobN
 /// Parses the name of a write. Tolerated as for reads, and anything behind the size.
 pub(super) fn parse_write(name: &str, offered: &[DigestFunction]) -> Result<UploadName, NameError> {
     let segments = segments(name)?;
-    let at = segments
-        .iter()
-        .position(|s| *s == "uploads")
-        .ok_or(NameError::NoKeyword("uploads"))?;
+    let at = segments.iter().position(|s| *s == "uploads").ok_or(NameError::NoKeyword("uploads"))?;
     let (instance, rest) = segments.split_at(at);
     let (uuid, rest) = match rest {
         [_, uuid, rest @ ..] => (*uuid, rest),
         _ => return Err(NameError::Incomplete("upload id")),
     };
     let (blob, _) = parse_blob(instance, rest, offered)?;
-    Ok(UploadName {
-        uuid: uuid.to_owned(),
-        blob,
-    })
+    Ok(UploadName { uuid: uuid.to_owned(), blob })
 }
 
 fn segments(name: &str) -> Result<Vec<&str>, NameError> {
@@ -144,12 +127,7 @@ fn parse_blob<'a, 'b>(
     let (named, rest) = match rest {
         [name, rest @ ..] => match DigestFunction::from_name(name) {
             Some(function) => (Some(function), rest),
-            None => (
-                None,
-                segments
-                    .get(segments.len() - rest.len() - 1..)
-                    .unwrap_or_default(),
-            ),
+            None => (None, segments.get(segments.len() - rest.len() - 1..).unwrap_or_default()),
         },
         [] => return Err(NameError::Incomplete("hash")),
     };
@@ -170,22 +148,12 @@ fn parse_blob<'a, 'b>(
     let size_bytes = size.parse::<i64>().map_err(|_| NameError::Size)?;
     let digest = Digest::parse(function, hash.as_bytes(), size_bytes)?;
     let instance = Instance::new(&instance.join("/"));
-    Ok((
-        BlobName {
-            instance,
-            compression,
-            digest,
-        },
-        trailing,
-    ))
+    Ok((BlobName { instance, compression, digest }, trailing))
 }
 
 /// The function of a hash of that many digits when none was named: the first offered one whose length fits.
 pub(super) fn by_length(digits: usize, offered: &[DigestFunction]) -> Option<DigestFunction> {
-    offered
-        .iter()
-        .copied()
-        .find(|function| function.hex_digits() == digits)
+    offered.iter().copied().find(|function| function.hex_digits() == digits)
 }
 
 #[cfg(test)]
@@ -214,10 +182,7 @@ mod tests {
     #[test]
     fn plain_names() {
         let sha256 = DigestFunction::Sha256;
-        assert_eq!(
-            read(&format!("main/blobs/{SHA256}/3")),
-            Ok(blob("main", sha256, SHA256, 3))
-        );
+        assert_eq!(read(&format!("main/blobs/{SHA256}/3")), Ok(blob("main", sha256, SHA256, 3)));
         let upload = write(&format!("main/uploads/u-1/blobs/{SHA256}/3")).unwrap();
         assert_eq!(upload.blob, blob("main", sha256, SHA256, 3));
         assert_eq!(upload.uuid, "u-1");
@@ -226,14 +191,8 @@ mod tests {
     #[test]
     fn an_instance_may_be_empty_or_have_several_segments() {
         let sha256 = DigestFunction::Sha256;
-        assert_eq!(
-            read(&format!("blobs/{SHA256}/3")),
-            Ok(blob("", sha256, SHA256, 3))
-        );
-        assert_eq!(
-            read(&format!("a/b/c/blobs/{SHA256}/3")),
-            Ok(blob("a/b/c", sha256, SHA256, 3))
-        );
+        assert_eq!(read(&format!("blobs/{SHA256}/3")), Ok(blob("", sha256, SHA256, 3)));
+        assert_eq!(read(&format!("a/b/c/blobs/{SHA256}/3")), Ok(blob("a/b/c", sha256, SHA256, 3)));
         assert!(write(&format!("uploads/u/blobs/{SHA256}/3")).is_ok());
     }
 
@@ -241,18 +200,8 @@ mod tests {
     fn one_leading_slash_is_tolerated_and_no_empty_segment_inside() {
         let expected = blob("", DigestFunction::Sha256, SHA256, 3);
         assert_eq!(read(&format!("/blobs/{SHA256}/3")), Ok(expected.clone()));
-        assert_eq!(
-            write(&format!("/uploads/u/blobs/{SHA256}/3")).unwrap().blob,
-            expected
-        );
-        for name in [
-            "//blobs/{}/3",
-            "a//blobs/{}/3",
-            "blobs//{}/3",
-            "blobs/{}//3",
-            "blobs/{}/3/",
-            "",
-        ] {
+        assert_eq!(write(&format!("/uploads/u/blobs/{SHA256}/3")).unwrap().blob, expected);
+        for name in ["//blobs/{}/3", "a//blobs/{}/3", "blobs//{}/3", "blobs/{}//3", "blobs/{}/3/", ""] {
             let name = name.replace("{}", SHA256);
             assert_eq!(read(&name), Err(NameError::EmptySegment), "{name}");
         }
@@ -268,17 +217,11 @@ mod tests {
             ("sha1/", SHA1, DigestFunction::Sha1),
         ];
         for (segment, hash, function) in functions {
-            assert_eq!(
-                read(&format!("blobs/{segment}{hash}/3")),
-                Ok(blob("", function, hash, 3))
-            );
+            assert_eq!(read(&format!("blobs/{segment}{hash}/3")), Ok(blob("", function, hash, 3)));
         }
         let only_blake3 = [DigestFunction::Blake3];
         let name = format!("blobs/{SHA256}/3");
-        assert_eq!(
-            parse_read(&name, &only_blake3).unwrap().digest.function,
-            DigestFunction::Blake3
-        );
+        assert_eq!(parse_read(&name, &only_blake3).unwrap().digest.function, DigestFunction::Blake3);
         let name = format!("blobs/sha256/{SHA256}/3");
         assert_eq!(parse_read(&name, &only_blake3), Err(NameError::Function));
         assert!(read(&format!("blobs/sha1/{SHA256}/3")).is_err());
@@ -288,16 +231,10 @@ mod tests {
     #[test]
     fn metadata_may_follow_the_size_of_a_write_only() {
         let name = format!("uploads/u/blobs/{SHA256}/3/some/file.txt");
-        assert_eq!(
-            write(&name).unwrap().blob,
-            blob("", DigestFunction::Sha256, SHA256, 3)
-        );
+        assert_eq!(write(&name).unwrap().blob, blob("", DigestFunction::Sha256, SHA256, 3));
         // What follows is opaque: keywords in it mean nothing.
         assert!(write(&format!("uploads/u/blobs/{SHA256}/3/uploads/blobs")).is_ok());
-        assert_eq!(
-            read(&format!("blobs/{SHA256}/3/x")),
-            Err(NameError::Trailing)
-        );
+        assert_eq!(read(&format!("blobs/{SHA256}/3/x")), Err(NameError::Trailing));
     }
 
     #[test]
@@ -308,33 +245,18 @@ mod tests {
             let name = format!("a/{reserved}/uploads/u/blobs/{SHA256}/3");
             assert_eq!(write(&name), Err(NameError::Reserved(reserved)));
         }
-        assert_eq!(
-            read(&format!("uploads/u/blobs/{SHA256}/3")),
-            Err(NameError::Reserved("uploads"))
-        );
-        assert_eq!(
-            write(&format!("blobs/uploads/u/blobs/{SHA256}/3")),
-            Err(NameError::Reserved("blobs"))
-        );
+        assert_eq!(read(&format!("uploads/u/blobs/{SHA256}/3")), Err(NameError::Reserved("uploads")));
+        assert_eq!(write(&format!("blobs/uploads/u/blobs/{SHA256}/3")), Err(NameError::Reserved("blobs")));
     }
 
     #[test]
     fn compressed_names() {
         let name = read(&format!("i/compressed-blobs/zstd/{SHA256}/3")).unwrap();
         assert_eq!(name.compression, Compression::Zstd);
-        assert_eq!(
-            name.digest,
-            blob("", DigestFunction::Sha256, SHA256, 3).digest
-        );
-        let name = write(&format!(
-            "uploads/u/compressed-blobs/zstd/blake3/{SHA256}/3/x"
-        ))
-        .unwrap();
+        assert_eq!(name.digest, blob("", DigestFunction::Sha256, SHA256, 3).digest);
+        let name = write(&format!("uploads/u/compressed-blobs/zstd/blake3/{SHA256}/3/x")).unwrap();
         assert_eq!(name.blob.digest.function, DigestFunction::Blake3);
-        assert_eq!(
-            read(&format!("compressed-blobs/brotli/{SHA256}/3")),
-            Err(NameError::Compressor)
-        );
+        assert_eq!(read(&format!("compressed-blobs/brotli/{SHA256}/3")), Err(NameError::Compressor));
     }
 
     #[test]
@@ -342,31 +264,16 @@ mod tests {
         assert_eq!(read("main"), Err(NameError::NoKeyword("blobs")));
         assert_eq!(read("blobs"), Err(NameError::Incomplete("hash")));
         assert_eq!(read("blobs/sha256"), Err(NameError::Incomplete("hash")));
-        assert_eq!(
-            read(&format!("blobs/{SHA256}")),
-            Err(NameError::Incomplete("size"))
-        );
-        assert_eq!(
-            read("compressed-blobs"),
-            Err(NameError::Incomplete("compressor"))
-        );
+        assert_eq!(read(&format!("blobs/{SHA256}")), Err(NameError::Incomplete("size")));
+        assert_eq!(read("compressed-blobs"), Err(NameError::Incomplete("compressor")));
         assert_eq!(write("uploads"), Err(NameError::Incomplete("upload id")));
         assert_eq!(write("uploads/u"), Err(NameError::NoKeyword("blobs")));
-        assert_eq!(
-            write(&format!("blobs/{SHA256}/3")),
-            Err(NameError::NoKeyword("uploads"))
-        );
+        assert_eq!(write(&format!("blobs/{SHA256}/3")), Err(NameError::NoKeyword("uploads")));
         for size in ["-1", "+3", "3x", "99999999999999999999"] {
-            assert_eq!(
-                read(&format!("blobs/{SHA256}/{size}")),
-                Err(NameError::Size)
-            );
+            assert_eq!(read(&format!("blobs/{SHA256}/{size}")), Err(NameError::Size));
         }
         let upper = SHA256.to_uppercase();
-        assert_eq!(
-            read(&format!("blobs/{upper}/3")),
-            Err(DigestError::NotHex.into())
-        );
+        assert_eq!(read(&format!("blobs/{upper}/3")), Err(DigestError::NotHex.into()));
         assert_eq!(read(&"x/".repeat(3000)), Err(NameError::TooLong));
     }
 }

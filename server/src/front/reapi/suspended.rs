@@ -31,11 +31,7 @@ pub struct SuspendedLimits {
 
 impl Default for SuspendedLimits {
     fn default() -> Self {
-        Self {
-            uploads_max: 256,
-            bytes_max: 8 << 30,
-            idle_max: Duration::from_secs(600),
-        }
+        Self { uploads_max: 256, bytes_max: 8 << 30, idle_max: Duration::from_secs(600) }
     }
 }
 
@@ -62,11 +58,7 @@ struct Key {
 impl From<&UploadName> for Key {
     fn from(name: &UploadName) -> Self {
         let (instance, digest) = (name.blob.instance.clone(), name.blob.digest);
-        Self {
-            instance,
-            uuid: name.uuid.clone(),
-            digest,
-        }
+        Self { instance, uuid: name.uuid.clone(), digest }
     }
 }
 
@@ -95,12 +87,7 @@ impl Kept {
     }
 
     fn remove_idle(&mut self, idle_max: Duration) -> Vec<Box<dyn BlobUpload>> {
-        let idle: Vec<_> = self
-            .uploads
-            .iter()
-            .filter(|(_, entry)| entry.since.elapsed() >= idle_max)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let idle: Vec<_> = self.uploads.iter().filter(|(_, entry)| entry.since.elapsed() >= idle_max).map(|(key, _)| key.clone()).collect();
         idle.iter().filter_map(|key| self.remove(key)).collect()
     }
 }
@@ -114,11 +101,7 @@ pub(super) struct Suspended {
 
 impl Suspended {
     pub(super) fn new(limits: SuspendedLimits) -> Self {
-        Self {
-            limits,
-            kept: Mutex::default(),
-            counters: SuspendedCounters::default(),
-        }
+        Self { limits, kept: Mutex::default(), counters: SuspendedCounters::default() }
     }
 
     pub(super) fn counters(&self) -> &SuspendedCounters {
@@ -141,27 +124,17 @@ impl Suspended {
             let key = Key::from(name);
             // Another stream of the same name was cut as well: the later one counts.
             dropped.extend(kept.remove(&key));
-            while kept.uploads.len() >= self.limits.uploads_max
-                || kept.bytes.saturating_add(bytes) > self.limits.bytes_max
-            {
+            while kept.uploads.len() >= self.limits.uploads_max || kept.bytes.saturating_add(bytes) > self.limits.bytes_max {
                 let Some(oldest) = kept.remove_oldest() else {
                     break;
                 };
                 dropped.push(oldest);
             }
             kept.bytes = kept.bytes.saturating_add(bytes);
-            kept.uploads.insert(
-                key,
-                Entry {
-                    upload,
-                    since: Instant::now(),
-                },
-            );
+            kept.uploads.insert(key, Entry { upload, since: Instant::now() });
         }
         self.counters.suspended.fetch_add(1, Ordering::Relaxed);
-        self.counters
-            .evicted
-            .fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        self.counters.evicted.fetch_add(dropped.len() as u64, Ordering::Relaxed);
     }
 
     /// Hands an upload to the stream that goes on with it.
@@ -174,16 +147,12 @@ impl Suspended {
     /// Bytes that an upload has taken, if it is here.
     pub(super) fn written_bytes(&self, name: &UploadName) -> Option<u64> {
         let kept = self.kept.lock();
-        kept.uploads
-            .get(&Key::from(name))
-            .map(|entry| entry.upload.written_bytes())
+        kept.uploads.get(&Key::from(name)).map(|entry| entry.upload.written_bytes())
     }
 
     fn expire(&self) {
         let idle = self.kept.lock().remove_idle(self.limits.idle_max);
-        self.counters
-            .expired
-            .fetch_add(idle.len() as u64, Ordering::Relaxed);
+        self.counters.expired.fetch_add(idle.len() as u64, Ordering::Relaxed);
     }
 
     /// Starts the task that throws out what waits too long; it ends when the registry is dropped.
@@ -245,11 +214,7 @@ mod tests {
     }
 
     fn registry(uploads_max: usize, bytes_max: u64) -> Suspended {
-        Suspended::new(SuspendedLimits {
-            uploads_max,
-            bytes_max,
-            idle_max: Duration::from_secs(60),
-        })
+        Suspended::new(SuspendedLimits { uploads_max, bytes_max, idle_max: Duration::from_secs(60) })
     }
 
     #[tokio::test(start_paused = true)]

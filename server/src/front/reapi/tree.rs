@@ -76,12 +76,7 @@ impl Walks {
         let since = Instant::now();
         let mut kept = self.kept.lock();
         kept.retain(|kept| kept.since.elapsed() < WALK_IDLE_MAX);
-        kept.push_back(Kept {
-            place,
-            since,
-            walk,
-            held,
-        });
+        kept.push_back(Kept { place, since, walk, held });
         let mut seen: usize = kept.iter().map(|kept| kept.walk.seen()).sum();
         while kept.len() > WALKS_MAX || seen > WALKS_DIRECTORIES_MAX {
             let Some(oldest) = kept.pop_front() else {
@@ -114,9 +109,7 @@ impl Drop for Pages {
             && self.place.sent > 0
             && !(walk.is_done() && self.held.is_none())
         {
-            self.shared
-                .walks
-                .keep(self.place.clone(), walk, self.held.take());
+            self.shared.walks.keep(self.place.clone(), walk, self.held.take());
         }
     }
 }
@@ -158,9 +151,7 @@ impl Pages {
             };
             let bytes = directory.len() as u64 + 8;
             if bytes > ANSWER_BYTES_MAX {
-                return Err(Status::resource_exhausted(
-                    "a directory is too large for a message",
-                ));
+                return Err(Status::resource_exhausted("a directory is too large for a message"));
             }
             if page_bytes + bytes > ANSWER_BYTES_MAX {
                 self.held = Some(directory);
@@ -195,35 +186,17 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     };
     let sent = match request.page_token.as_str() {
         "" => 0,
-        token => token
-            .parse()
-            .map_err(|_| bad_field("page_token", "is not ours".into()))?,
+        token => token.parse().map_err(|_| bad_field("page_token", "is not ours".into()))?,
     };
 
-    let place = Place {
-        instance: instance.clone(),
-        root,
-        sent,
-    };
+    let place = Place { instance: instance.clone(), root, sent };
     let kept = (sent > 0).then(|| shared.walks.take(&place)).flatten();
     let mut pages = match kept {
-        Some((walk, held)) => Pages {
-            shared,
-            place,
-            walk: Some(walk),
-            held,
-            directories_max,
-        },
+        Some((walk, held)) => Pages { shared, place, walk: Some(walk), held, directories_max },
         None => {
             let walk = DirectoryWalk::new(shared.store.clone(), instance, root);
             let place = Place { sent: 0, ..place };
-            let mut pages = Pages {
-                shared,
-                place,
-                walk: Some(walk),
-                held: None,
-                directories_max,
-            };
+            let mut pages = Pages { shared, place, walk: Some(walk), held: None, directories_max };
             while pages.place.sent < sent && pages.directory().await?.is_some() {
                 pages.place.sent += 1;
             }
@@ -252,11 +225,7 @@ fn root_missing(root: &Digest) -> Status {
 fn walk_status(error: WalkError) -> Status {
     match error {
         WalkError::Store(error) => store_status(&error),
-        WalkError::Malformed(digest) => {
-            Status::invalid_argument(format!("blob {digest} is not a directory"))
-        }
-        WalkError::TooLarge => {
-            Status::resource_exhausted("tree has more directories than a walk may visit")
-        }
+        WalkError::Malformed(digest) => Status::invalid_argument(format!("blob {digest} is not a directory")),
+        WalkError::TooLarge => Status::resource_exhausted("tree has more directories than a walk may visit"),
     }
 }

@@ -92,41 +92,19 @@ mod tests {
 
     #[test]
     fn fields_in_order() {
-        let message = [
-            0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 1, 2, 3, 4, 0x20, 0,
-        ];
+        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 1, 2, 3, 4, 0x20, 0];
         let fields: Result<Vec<_>, _> = Fields::new(&message).collect();
-        let expected = vec![
-            (1, Value::Varint(150)),
-            (2, Value::Len(b"hi")),
-            (3, Value::Fixed),
-            (4, Value::Varint(0)),
-        ];
+        let expected = vec![(1, Value::Varint(150)), (2, Value::Len(b"hi")), (3, Value::Fixed), (4, Value::Varint(0))];
         assert_eq!(fields, Ok(expected));
     }
 
     #[test]
     fn malformed_input_is_an_error() {
-        let bad: [&[u8]; 6] = [
-            &[0x12, 5, 0],
-            &[0xff; 11],
-            &[0x08],
-            &[0x0b, 0],
-            &[0x00, 0],
-            &[0x19, 0, 0],
-        ];
+        let bad: [&[u8]; 6] = [&[0x12, 5, 0], &[0xff; 11], &[0x08], &[0x0b, 0], &[0x00, 0], &[0x19, 0, 0]];
         for message in bad {
-            assert!(
-                Fields::new(message).any(|field| field.is_err()),
-                "{message:?}"
-            );
+            assert!(Fields::new(message).any(|field| field.is_err()), "{message:?}");
         }
-        let minus_one = [
-            0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
-        ];
-        assert_eq!(
-            Fields::new(&minus_one).next(),
-            Some(Ok((1, Value::Varint(u64::MAX))))
-        );
+        let minus_one = [0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        assert_eq!(Fields::new(&minus_one).next(), Some(Ok((1, Value::Varint(u64::MAX)))));
     }
 }

@@ -22,9 +22,7 @@ const PRESENCE_CHECK_BYTES: u64 = 8 << 20;
 pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let committed = write(&shared, &mut call.messages).await?;
     let committed_size = i64::try_from(committed).unwrap_or(i64::MAX);
-    Ok(Answer::one(Outgoing::message(&bytestream::WriteResponse {
-        committed_size,
-    })))
+    Ok(Answer::one(Outgoing::message(&bytestream::WriteResponse { committed_size })))
 }
 
 pub(super) async fn query(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
@@ -37,10 +35,7 @@ pub(super) async fn query(shared: Arc<Shared>, mut call: Call) -> Result<Answer,
         false => (shared.suspended.written_bytes(&name).unwrap_or(0), false),
     };
     let committed_size = i64::try_from(committed).unwrap_or(i64::MAX);
-    let response = bytestream::QueryWriteStatusResponse {
-        committed_size,
-        complete,
-    };
+    let response = bytestream::QueryWriteStatusResponse { committed_size, complete };
     Ok(Answer::one(Outgoing::message(&response)))
 }
 
@@ -48,19 +43,13 @@ fn upload_name(shared: &Shared, name: &str) -> Result<UploadName, Status> {
     let name = resource::parse_write(name, &shared.store.capabilities().digest_functions)
         .map_err(|error| bad_field("resource_name", error.to_string()))?;
     if name.blob.compression != Compression::Identity {
-        return Err(bad_field(
-            "resource_name",
-            "compressor is not supported".into(),
-        ));
+        return Err(bad_field("resource_name", "compressor is not supported".into()));
     }
     Ok(name)
 }
 
 async fn is_present(shared: &Shared, name: &UploadName) -> Result<bool, Status> {
-    let missing = shared
-        .store
-        .find_missing(&name.blob.instance, &[name.blob.digest])
-        .await;
+    let missing = shared.store.find_missing(&name.blob.instance, &[name.blob.digest]).await;
     Ok(missing.map_err(|error| store_status(&error))?.first() == Some(&false))
 }
 
@@ -81,9 +70,7 @@ impl Drop for Running<'_> {
 
 impl Running<'_> {
     fn written_bytes(&self) -> u64 {
-        self.upload
-            .as_ref()
-            .map_or(0, |upload| upload.written_bytes())
+        self.upload.as_ref().map_or(0, |upload| upload.written_bytes())
     }
 
     /// Writes; an upload that failed is dropped.
@@ -101,9 +88,7 @@ impl Running<'_> {
 
 /// Takes a whole stream; the size that is committed at its end.
 async fn write(shared: &Shared, messages: &mut Messages) -> Result<u64, Status> {
-    let mut received = next(messages)
-        .await?
-        .ok_or_else(|| Status::invalid_argument("stream has no first message"))?;
+    let mut received = next(messages).await?.ok_or_else(|| Status::invalid_argument("stream has no first message"))?;
     let full_name = std::mem::take(&mut received.message.resource_name);
     let name = upload_name(shared, &full_name)?;
     let size_bytes = name.blob.digest.size_bytes;
@@ -116,23 +101,14 @@ async fn write(shared: &Shared, messages: &mut Messages) -> Result<u64, Status> 
     loop {
         let message = received.message;
         if !message.resource_name.is_empty() && message.resource_name != full_name {
-            return Err(bad_field(
-                "resource_name",
-                "differs from that of the first message".into(),
-            ));
+            return Err(bad_field("resource_name", "differs from that of the first message".into()));
         }
         let expected = running.written_bytes();
         if self::offset(message.write_offset)? != expected {
-            let why = format!(
-                "is {}, but {expected} bytes were sent",
-                message.write_offset
-            );
+            let why = format!("is {}, but {expected} bytes were sent", message.write_offset);
             return Err(bad_field("write_offset", why));
         }
-        running
-            .write(message.data)
-            .await
-            .map_err(|error| store_status(&error))?;
+        running.write(message.data).await.map_err(|error| store_status(&error))?;
         drop(received.permit);
         if message.finish_write {
             break;
@@ -151,26 +127,15 @@ async fn write(shared: &Shared, messages: &mut Messages) -> Result<u64, Status> 
         };
     }
     if let Some(upload) = running.upload.take() {
-        upload
-            .finish()
-            .await
-            .map_err(|error| store_status(&error))?;
+        upload.finish().await.map_err(|error| store_status(&error))?;
     }
     Ok(size_bytes)
 }
 
 /// Begins an upload, or goes on with a suspended one; `None` if the blob is there.
-async fn begin<'a>(
-    shared: &'a Shared,
-    name: &'a UploadName,
-    offset: u64,
-) -> Result<Option<Running<'a>>, Status> {
+async fn begin<'a>(shared: &'a Shared, name: &'a UploadName, offset: u64) -> Result<Option<Running<'a>>, Status> {
     if let Some(upload) = shared.suspended.take(name) {
-        let running = Running {
-            shared,
-            name,
-            upload: Some(upload),
-        };
+        let running = Running { shared, name, upload: Some(upload) };
         if offset == running.written_bytes() {
             if is_present(shared, name).await? {
                 let mut running = running;
@@ -187,41 +152,23 @@ async fn begin<'a>(
             if is_present(shared, name).await? {
                 return Ok(None);
             }
-            let why = format!(
-                "is {offset}, but {} bytes are committed",
-                running.written_bytes()
-            );
+            let why = format!("is {offset}, but {} bytes are committed", running.written_bytes());
             return Err(bad_field("write_offset", why));
         }
     }
-    let begun = shared
-        .store
-        .write(&name.blob.instance, &name.blob.digest)
-        .await;
+    let begun = shared.store.write(&name.blob.instance, &name.blob.digest).await;
     match begun.map_err(|error| store_status(&error))? {
         BeginWrite::AlreadyPresent => Ok(None),
-        BeginWrite::Upload(_) if offset > 0 => Err(bad_field(
-            "write_offset",
-            format!("is {offset}, but nothing is committed"),
-        )),
-        BeginWrite::Upload(upload) => Ok(Some(Running {
-            shared,
-            name,
-            upload: Some(upload),
-        })),
+        BeginWrite::Upload(_) if offset > 0 => Err(bad_field("write_offset", format!("is {offset}, but nothing is committed"))),
+        BeginWrite::Upload(upload) => Ok(Some(Running { shared, name, upload: Some(upload) })),
     }
 }
 
-async fn next(
-    messages: &mut Messages,
-) -> Result<Option<Received<bytestream::WriteRequest>>, Status> {
+async fn next(messages: &mut Messages) -> Result<Option<Received<bytestream::WriteRequest>>, Status> {
     let Some(received) = messages.next().await? else {
         return Ok(None);
     };
-    Ok(Some(Received {
-        message: decode(received.message)?,
-        permit: received.permit,
-    }))
+    Ok(Some(Received { message: decode(received.message)?, permit: received.permit }))
 }
 
 fn offset(offset: i64) -> Result<u64, Status> {
