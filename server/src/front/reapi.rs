@@ -111,8 +111,9 @@ impl Services {
         services
     }
 
-    /// The routes, one for each method, with UNIMPLEMENTED for every other path. May be merged with other routes; layers for
-    /// authorisation, tracing and limits go around it.
+    /// The routes, one for each method, with UNIMPLEMENTED for every other path: a server that speaks other protocols on the same
+    /// port sends requests here whose content type begins with `application/grpc`. Layers for authorisation, tracing and limits go
+    /// around it. Give it to `tonic::transport::Server::add_routes` with `.into()`, or serve it as any axum router over HTTP/2.
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_bad_result_is_an_error_of_the_client() {
-        let bad: [(&str, fn(&mut reapi::ActionResult)); 10] = [
+        type Spoil = fn(&mut reapi::ActionResult);
+        let bad: [(&str, Spoil); 10] = [
             ("absolute file", |r| r.output_files[0].path = "/a".into()),
             ("file without a path", |r| r.output_files[0].path.clear()),
             ("file without a digest", |r| r.output_files[1].digest = None),

@@ -144,6 +144,15 @@ impl Suspended {
         Some(upload)
     }
 
+    /// Throws out whatever is kept of a blob: a client that sends all of it must not wait for one that may never come back.
+    pub(super) fn forget(&self, digest: &Digest) {
+        let mut kept = self.kept.lock();
+        let same: Vec<_> = kept.uploads.keys().filter(|key| key.digest == *digest).cloned().collect();
+        let dropped: Vec<_> = same.iter().filter_map(|key| kept.remove(key)).collect();
+        drop(kept);
+        self.counters.evicted.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+    }
+
     /// Bytes that an upload has taken, if it is here.
     pub(super) fn written_bytes(&self, name: &UploadName) -> Option<u64> {
         let kept = self.kept.lock();

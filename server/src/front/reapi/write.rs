@@ -135,27 +135,22 @@ async fn write(shared: &Shared, messages: &mut Messages) -> Result<u64, Status> 
 /// Begins an upload, or goes on with a suspended one; `None` if the blob is there.
 async fn begin<'a>(shared: &'a Shared, name: &'a UploadName, offset: u64) -> Result<Option<Running<'a>>, Status> {
     if let Some(upload) = shared.suspended.take(name) {
-        let running = Running { shared, name, upload: Some(upload) };
-        if offset == running.written_bytes() {
-            if is_present(shared, name).await? {
-                let mut running = running;
-                running.upload = None;
-                return Ok(None);
-            }
+        let mut running = Running { shared, name, upload: Some(upload) };
+        let committed = running.written_bytes();
+        if is_present(shared, name).await? {
+            running.upload = None;
+            return Ok(None);
+        }
+        if offset == committed {
             return Ok(Some(running));
         }
-        if offset == 0 {
-            // The client starts anew; so does the upload.
-            let mut running = running;
-            running.upload = None;
-        } else {
-            if is_present(shared, name).await? {
-                return Ok(None);
-            }
-            let why = format!("is {offset}, but {} bytes are committed", running.written_bytes());
-            return Err(bad_field("write_offset", why));
+        if offset > 0 {
+            return Err(bad_field("write_offset", format!("is {offset}, but {committed} bytes are committed")));
         }
+        // The client starts anew; so does the upload.
+        running.upload = None;
     }
+    shared.suspended.forget(&name.blob.digest);
     let begun = shared.store.write(&name.blob.instance, &name.blob.digest).await;
     match begun.map_err(|error| store_status(&error))? {
         BeginWrite::AlreadyPresent => Ok(None),
