@@ -1,0 +1,3 @@
+//! What clients talk to. A front-end parses, asks the store and answers; it knows no disk.
+
+pub mod reapi;

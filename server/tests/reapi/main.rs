@@ -1,0 +1,8 @@
+//! The gRPC front-end over the real store on a temporary file, spoken to by real clients over loopback.
+
+mod action_cache;
+mod byte_stream;
+mod cas;
+mod framing;
+mod server;
+mod tree;
