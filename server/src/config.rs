@@ -9,7 +9,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 /// Serves a build cache (Remote Execution API v2) from a store in a file or on a block device.
 #[derive(Debug, Parser)]
-#[command(name = "blockstored", version, about)]
+#[command(name = "blockstored", version)]
 struct Arguments {
     /// Keep the store in a file in this directory; directory and file are created at the first start
     #[arg(long, value_name = "DIR")]
@@ -77,7 +77,7 @@ struct Arguments {
 /// How the kernel is asked for I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Io {
-    /// `io_uring` where the kernel allows it, else as [`Io::Sync`].
+    /// `io_uring` where the kernel allows it, else threads.
     Auto,
     /// `io_uring`, or an error.
     IoUring,
