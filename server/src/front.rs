@@ -1,4 +1,5 @@
-//! The front-ends: what is spoken on the wire. They parse, call the store and answer; none of them knows a disk.
+//! What clients talk to. A front-end parses, asks the store and answers; it knows no disk.
 
 pub mod gate;
 pub mod http;
+pub mod reapi;

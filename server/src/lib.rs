@@ -1,4 +1,4 @@
-//! The daemon `blockstored`: a build cache served from a blockstore engine.
+//! The daemon `blockstored` and its parts: stores that say what a cache means, and the front-ends that clients talk to.
 
 pub mod config;
 pub mod daemon;
@@ -6,3 +6,4 @@ pub mod front;
 pub mod memory;
 pub mod phase;
 pub mod storage;
+pub mod store;

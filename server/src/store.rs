@@ -1,0 +1,255 @@
+//! What a cache means: the one seam that front-ends see, and the stores behind it.
+//!
+//! Always true here: a store hands out only bytes that passed their checksum, and accepts a blob only if its bytes have the
+//! digest it was named with. Everything streams; no call needs memory for a whole large blob. Any future may be dropped at
+//! any await: nothing becomes visible half, and no other call is hurt.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream, stream::BoxStream};
+
+pub mod completeness;
+mod digest;
+pub mod directories;
+mod error;
+mod hasher;
+pub mod local;
+
+pub use digest::{Digest, DigestError, DigestFunction, HASH_BYTES_MAX};
+pub use error::StoreError;
+pub use hasher::Hasher;
+
+/// An instance name: the part of a store that a client speaks to. Empty for clients that name none.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Instance(Arc<str>);
+
+impl Instance {
+    /// The instance of that name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// What a store can do. Does not change while it is open.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// Digest functions that it was set up for, in order of preference; never empty.
+    pub digest_functions: Vec<DigestFunction>,
+    /// Largest blob in bytes.
+    pub blob_bytes_max: u64,
+    /// Largest action result in bytes.
+    pub action_result_bytes_max: u64,
+}
+
+/// Name of an action result: the digest of an action. The size is optional because HTTP does not know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ActionKey {
+    /// Function and hash of the action; its size counts only if `size_known`.
+    pub digest: Digest,
+    /// Whether the caller knows the action's size. Where both sides know it and differ, it is a miss.
+    pub size_known: bool,
+}
+
+/// A part of a blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByteRange {
+    /// First byte wanted.
+    pub offset_bytes: u64,
+    /// Bytes wanted at most; all that follow if `None`.
+    pub limit_bytes: Option<u64>,
+}
+
+impl ByteRange {
+    /// The whole blob.
+    pub const ALL: Self = Self {
+        offset_bytes: 0,
+        limit_bytes: None,
+    };
+
+    /// How many bytes of a blob of this size are in the range.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] if it starts behind the end (at the end is an empty range).
+    pub fn len_bytes(&self, size_bytes: u64) -> Result<u64, StoreError> {
+        let rest = size_bytes
+            .checked_sub(self.offset_bytes)
+            .ok_or(StoreError::OutOfRange {
+                offset_bytes: self.offset_bytes,
+                size_bytes,
+            })?;
+        Ok(self.limit_bytes.map_or(rest, |limit| limit.min(rest)))
+    }
+}
+
+/// A part of a blob that was found.
+pub enum BlobRead {
+    /// All of it, in memory.
+    Whole(Bytes),
+    /// In order and in pieces, none of them empty or larger than about 1 MiB. Ends after an error.
+    Pieces(BoxStream<'static, Result<Bytes, StoreError>>),
+}
+
+impl BlobRead {
+    /// The pieces as a stream, whichever it is.
+    pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        match self {
+            Self::Whole(bytes) if bytes.is_empty() => stream::empty().boxed(),
+            Self::Whole(bytes) => stream::iter([Ok(bytes)]).boxed(),
+            Self::Pieces(pieces) => pieces,
+        }
+    }
+
+    /// All of it in memory. The caller knows that `len_bytes` (its size) is bearable.
+    ///
+    /// # Errors
+    /// The error that ended the stream.
+    pub async fn collect(self, len_bytes: usize) -> Result<Bytes, StoreError> {
+        let mut pieces = match self {
+            Self::Whole(bytes) => return Ok(bytes),
+            Self::Pieces(pieces) => pieces,
+        };
+        let Some(first) = pieces.next().await.transpose()? else {
+            return Ok(Bytes::new());
+        };
+        if first.len() >= len_bytes {
+            return Ok(first);
+        }
+        let mut all = Vec::with_capacity(len_bytes);
+        all.extend_from_slice(&first);
+        while let Some(piece) = pieces.next().await.transpose()? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.into())
+    }
+}
+
+impl fmt::Debug for BlobRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
+            Self::Pieces(_) => f.write_str("Pieces"),
+        }
+    }
+}
+
+/// What a write did. Both are success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// The blob was stored.
+    Stored,
+    /// It was there; it counts as used now.
+    AlreadyPresent,
+}
+
+/// How a write begins.
+pub enum BeginWrite {
+    /// The blob is there; no bytes are needed.
+    AlreadyPresent,
+    /// Send the bytes.
+    Upload(Box<dyn BlobUpload>),
+}
+
+/// A blob on its way in. Dropping it forgets it; nothing is visible before `finish`.
+#[async_trait]
+pub trait BlobUpload: Send {
+    /// Bytes taken so far: where the next one belongs.
+    fn written_bytes(&self) -> u64;
+
+    /// Takes the next bytes. Waits while the store is behind. Cancel-safe: a dropped call has taken all of `data` or
+    /// nothing, as [`written_bytes`](Self::written_bytes) tells.
+    ///
+    /// # Errors
+    /// [`StoreError::SizeMismatch`] at the first byte beyond the declared size; what the store says otherwise. After an
+    /// error the upload is of no use any more.
+    async fn write(&mut self, data: Bytes) -> Result<(), StoreError>;
+
+    /// Checks size and hash and makes the blob visible. Dropping the call may or may not have published the blob.
+    ///
+    /// # Errors
+    /// [`StoreError::SizeMismatch`], [`StoreError::HashMismatch`] and what the store says.
+    async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError>;
+}
+
+/// A store of blobs and action results.
+///
+/// The empty blob of every function is always present. A hash with another size than the blob has is missing.
+#[async_trait]
+pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
+    /// What it can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// For each digest whether it is missing, in the order asked. What is present counts as used.
+    ///
+    /// # Errors
+    /// What keeps the store from knowing.
+    async fn find_missing(
+        &self,
+        instance: &Instance,
+        digests: &[Digest],
+    ) -> Result<Vec<bool>, StoreError>;
+
+    /// A part of a blob; `None` if the blob is missing (also if it turned out to be damaged before its first byte).
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] for a present blob that ends before the range.
+    async fn read(
+        &self,
+        instance: &Instance,
+        digest: &Digest,
+        range: ByteRange,
+    ) -> Result<Option<BlobRead>, StoreError>;
+
+    /// Begins to store a blob.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::NoRoom`], [`StoreError::Unavailable`], [`StoreError::UnsupportedFunction`].
+    async fn write(&self, instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError>;
+
+    /// Whole blobs, together; the answers in order, `None` for a missing one. The caller bounds their total size.
+    async fn read_batch(
+        &self,
+        instance: &Instance,
+        digests: &[Digest],
+    ) -> Vec<Result<Option<Bytes>, StoreError>>;
+
+    /// Stores whole blobs, together; the answers in order. The caller bounds their total size.
+    async fn write_batch(
+        &self,
+        instance: &Instance,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Vec<Result<WriteOutcome, StoreError>>;
+
+    /// The action result as it was put, byte for byte; `None` is a miss.
+    ///
+    /// # Errors
+    /// What keeps the store from knowing.
+    async fn get_action_result(
+        &self,
+        instance: &Instance,
+        action: &ActionKey,
+    ) -> Result<Option<Bytes>, StoreError>;
+
+    /// Stores an action result; the last one acknowledged wins.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] and what keeps the store from writing.
+    async fn put_action_result(
+        &self,
+        instance: &Instance,
+        action: &ActionKey,
+        result: Bytes,
+    ) -> Result<(), StoreError>;
+}

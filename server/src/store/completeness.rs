@@ -1,0 +1,288 @@
+//! Action results that are complete: a decorator that answers a hit only if everything it names is present.
+//!
+//! Always true here: a hit's blobs were all present, and counted as used, after the result itself was read. Whatever cannot
+//! be checked (not an `ActionResult`, a digest that is none, a tree that is malformed or beyond the bounds) is a miss. Memory
+//! is bounded whatever a result names: trees are scanned as they are read, digests are looked up in groups.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use blockstore_proto::reapi;
+use bytes::Bytes;
+use futures::StreamExt;
+use prost::Message;
+
+use super::{
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction,
+    Instance, StoreError, WriteOutcome,
+    directories::{self, DirectoryWalk},
+};
+
+mod tree;
+
+use tree::TreeScanner;
+
+/// Digests that are gathered before they are looked up together.
+const LOOKUP_DIGESTS_MAX: usize = 16 << 10;
+/// Bytes of `Tree` messages that one action result may name.
+pub const TREE_BYTES_MAX: u64 = 256 << 20;
+
+/// How many results were turned into misses, by reason. They only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Something it names is missing.
+    pub incomplete: AtomicU64,
+    /// It, or a tree it names, is malformed.
+    pub malformed: AtomicU64,
+    /// Its trees exceed [`TREE_BYTES_MAX`] or the bounds of a [`DirectoryWalk`].
+    pub oversized: AtomicU64,
+}
+
+/// A store whose action results are complete.
+///
+/// The rule is that of `ActionCache.GetActionResult` in the Remote Execution API: output files, output directories with all
+/// they hold, stdout and stderr have to be in the CAS.
+#[derive(Debug)]
+pub struct CompleteActionResults {
+    inner: Arc<dyn BlobStore>,
+    counters: Counters,
+}
+
+/// Why a result is a miss.
+#[derive(Debug)]
+enum Incomplete {
+    Missing,
+    Malformed,
+    Oversized,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Incomplete {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // A tree that rotted or was rotated away while it was being read.
+            StoreError::Lost { .. } => Self::Missing,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl CompleteActionResults {
+    /// Wraps a store.
+    pub fn new(inner: Arc<dyn BlobStore>) -> Self {
+        Self {
+            inner,
+            counters: Counters::default(),
+        }
+    }
+
+    /// How many results were turned into misses.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    async fn check(
+        &self,
+        instance: &Instance,
+        function: DigestFunction,
+        result: Bytes,
+    ) -> Result<(), Incomplete> {
+        let result = reapi::ActionResult::decode(result).map_err(|_| Incomplete::Malformed)?;
+        let mut named = Named {
+            store: &*self.inner,
+            instance,
+            digests: Vec::new(),
+        };
+        let parse = |digest: &reapi::Digest| {
+            Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes)
+                .map_err(|_| Incomplete::Malformed)
+        };
+
+        for file in &result.output_files {
+            named
+                .add(parse(file.digest.as_ref().ok_or(Incomplete::Malformed)?)?)
+                .await?;
+        }
+        for digest in [&result.stdout_digest, &result.stderr_digest]
+            .into_iter()
+            .flatten()
+        {
+            named.add(parse(digest)?).await?;
+        }
+        let mut tree_bytes = 0u64;
+        for directory in &result.output_directories {
+            let tree = directory.tree_digest.as_ref().map(parse).transpose()?;
+            let root = directory
+                .root_directory_digest
+                .as_ref()
+                .map(parse)
+                .transpose()?;
+            match (tree, root) {
+                (Some(tree), root) => {
+                    tree_bytes = tree_bytes.saturating_add(tree.size_bytes);
+                    if tree_bytes > TREE_BYTES_MAX {
+                        return Err(Incomplete::Oversized);
+                    }
+                    // The tree names every directory below the root, so that it need not be walked level by level.
+                    if let Some(root) = root {
+                        named.add(root).await?;
+                    }
+                    self.scan_tree(&mut named, &tree, root.is_some()).await?;
+                }
+                (None, Some(root)) => self.walk(&mut named, root).await?,
+                (None, None) => return Err(Incomplete::Malformed),
+            }
+        }
+        named.flush().await
+    }
+
+    async fn scan_tree(
+        &self,
+        named: &mut Named<'_>,
+        tree: &Digest,
+        directories: bool,
+    ) -> Result<(), Incomplete> {
+        let read = self
+            .inner
+            .read(named.instance, tree, ByteRange::ALL)
+            .await?;
+        let mut pieces = read.ok_or(Incomplete::Missing)?.into_stream();
+        let mut scanner = TreeScanner::new(tree.function, directories);
+        while let Some(piece) = pieces.next().await.transpose()? {
+            scanner
+                .feed(&piece, &mut named.digests)
+                .map_err(|tree::Malformed| Incomplete::Malformed)?;
+            if named.digests.len() >= LOOKUP_DIGESTS_MAX {
+                named.flush().await?;
+            }
+        }
+        scanner
+            .finish()
+            .map_err(|tree::Malformed| Incomplete::Malformed)
+    }
+
+    async fn walk(&self, named: &mut Named<'_>, root: Digest) -> Result<(), Incomplete> {
+        let mut walk = DirectoryWalk::new(self.inner.clone(), named.instance.clone(), root);
+        while let Some(visit) = walk.next().await.map_err(|error| match error {
+            directories::WalkError::Store(error) => error.into(),
+            directories::WalkError::Malformed(_) => Incomplete::Malformed,
+            directories::WalkError::TooLarge => Incomplete::Oversized,
+        })? {
+            let directory = visit.directory.ok_or(Incomplete::Missing)?;
+            for digest in directory.files {
+                named.add(digest).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Digests that a result names, looked up in groups.
+struct Named<'a> {
+    store: &'a dyn BlobStore,
+    instance: &'a Instance,
+    digests: Vec<Digest>,
+}
+
+impl Named<'_> {
+    async fn add(&mut self, digest: Digest) -> Result<(), Incomplete> {
+        self.digests.push(digest);
+        if self.digests.len() >= LOOKUP_DIGESTS_MAX {
+            return self.flush().await;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Incomplete> {
+        if self.digests.is_empty() {
+            return Ok(());
+        }
+        let missing = self
+            .store
+            .find_missing(self.instance, &self.digests)
+            .await?;
+        self.digests.clear();
+        if missing.contains(&true) {
+            return Err(Incomplete::Missing);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlobStore for CompleteActionResults {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn find_missing(
+        &self,
+        instance: &Instance,
+        digests: &[Digest],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.inner.find_missing(instance, digests).await
+    }
+
+    async fn read(
+        &self,
+        instance: &Instance,
+        digest: &Digest,
+        range: ByteRange,
+    ) -> Result<Option<BlobRead>, StoreError> {
+        self.inner.read(instance, digest, range).await
+    }
+
+    async fn write(&self, instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError> {
+        self.inner.write(instance, digest).await
+    }
+
+    async fn read_batch(
+        &self,
+        instance: &Instance,
+        digests: &[Digest],
+    ) -> Vec<Result<Option<Bytes>, StoreError>> {
+        self.inner.read_batch(instance, digests).await
+    }
+
+    async fn write_batch(
+        &self,
+        instance: &Instance,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Vec<Result<WriteOutcome, StoreError>> {
+        self.inner.write_batch(instance, blobs).await
+    }
+
+    async fn get_action_result(
+        &self,
+        instance: &Instance,
+        action: &ActionKey,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(result) = self.inner.get_action_result(instance, action).await? else {
+            return Ok(None);
+        };
+        let reason = match self
+            .check(instance, action.digest.function, result.clone())
+            .await
+        {
+            Ok(()) => return Ok(Some(result)),
+            Err(Incomplete::Store(error)) => return Err(error),
+            Err(Incomplete::Missing) => &self.counters.incomplete,
+            Err(Incomplete::Malformed) => &self.counters.malformed,
+            Err(Incomplete::Oversized) => &self.counters.oversized,
+        };
+        reason.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+
+    async fn put_action_result(
+        &self,
+        instance: &Instance,
+        action: &ActionKey,
+        result: Bytes,
+    ) -> Result<(), StoreError> {
+        self.inner.put_action_result(instance, action, result).await
+    }
+}

@@ -1,0 +1,448 @@
+//! The engine of this machine as a store.
+//!
+//! Always true here: what goes to the engine under a content key has been hashed and has that digest; the empty blob never
+//! goes there; what comes back passed the engine's checksums.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use blockstore_engine::{Begin, Engine, Key, KeySpace, Object};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction,
+    Hasher, Instance, StoreError, WriteOutcome,
+};
+
+mod upload;
+
+use upload::{LargeUpload, RefusedUpload, SmallUpload};
+
+/// Uploads up to this size are gathered in memory and put whole; larger ones are streamed to the engine.
+pub const SMALL_UPLOAD_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads of one batch that are with the engine at the same time.
+const READ_BATCH_CONCURRENCY: usize = 64;
+
+/// A batch gives other tasks a turn after hashing this many bytes.
+const HASH_TURN_BYTES: usize = 512 << 10;
+
+/// `Key::function` of action results, which are named keys.
+const NAMED_ACTION_RESULT: u8 = 1;
+
+/// What precedes an action result in its value: a format byte, then the action's size in bytes, little-endian
+/// ([`SIZE_UNKNOWN`] if nobody said).
+const ACTION_PREFIX_BYTES: usize = 9;
+const ACTION_FORMAT: u8 = 1;
+const SIZE_UNKNOWN: u64 = u64::MAX;
+
+/// The engine of this machine as a store. CAS and action cache of all instances share it; action results are apart by
+/// instance name.
+#[derive(Clone)]
+pub struct LocalStore {
+    engine: Engine,
+    capabilities: Capabilities,
+}
+
+impl LocalStore {
+    /// A store on an open engine that offers these digest functions, in order of preference.
+    pub fn new(engine: Engine, digest_functions: Vec<DigestFunction>) -> Self {
+        let capabilities = Capabilities {
+            digest_functions,
+            blob_bytes_max: engine.object_bytes_max(),
+            action_result_bytes_max: engine
+                .named_bytes_max()
+                .saturating_sub(ACTION_PREFIX_BYTES as u64),
+        };
+        Self {
+            engine,
+            capabilities,
+        }
+    }
+
+    fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
+        if self
+            .capabilities
+            .digest_functions
+            .contains(&digest.function)
+        {
+            return Ok(());
+        }
+        Err(StoreError::UnsupportedFunction(digest.function))
+    }
+
+    async fn get(&self, digest: &Digest) -> Option<Object> {
+        self.engine
+            .get(&content_key(digest), Some(digest.size_bytes))
+            .await
+    }
+
+    async fn read_whole(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        if is_empty_blob(digest) {
+            return Ok(Some(Bytes::new()));
+        }
+        match self.get(digest).await {
+            Some(object) => collect(object).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalStore")
+            .field("capabilities", &self.capabilities)
+            .finish()
+    }
+}
+
+/// The engine's key of a blob: the hash itself where it fits, else a hash of it.
+fn content_key(digest: &Digest) -> Key {
+    let mut hash = [0; 32];
+    match hash.get_mut(..digest.hash().len()) {
+        Some(place) => place.copy_from_slice(digest.hash()),
+        None => hash = Sha256::digest(digest.hash()).into(),
+    }
+    Key {
+        space: KeySpace::Content,
+        function: digest.function.number(),
+        hash,
+    }
+}
+
+/// The engine's key of an action result. Every part has its length in front, so that no two names run into each other.
+fn action_key(instance: &Instance, action: &ActionKey) -> Key {
+    let mut hasher = Sha256::new();
+    let function = [action.digest.function.number()];
+    for part in [
+        instance.as_str().as_bytes(),
+        &function,
+        action.digest.hash(),
+    ] {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    Key {
+        space: KeySpace::Named,
+        function: NAMED_ACTION_RESULT,
+        hash: hasher.finalize().into(),
+    }
+}
+
+fn action_value(action: &ActionKey, result: &[u8]) -> Bytes {
+    let mut value = BytesMut::with_capacity(ACTION_PREFIX_BYTES + result.len());
+    value.put_u8(ACTION_FORMAT);
+    value.put_u64_le(if action.size_known {
+        action.digest.size_bytes
+    } else {
+        SIZE_UNKNOWN
+    });
+    value.put_slice(result);
+    value.freeze()
+}
+
+/// The action result in a value, unless it was stored for an action of another size.
+fn action_result(action: &ActionKey, mut value: Bytes) -> Option<Bytes> {
+    let (format, rest) = value.split_first()?;
+    let size_bytes = u64::from_le_bytes(*rest.first_chunk()?);
+    let size_fits =
+        !action.size_known || size_bytes == SIZE_UNKNOWN || size_bytes == action.digest.size_bytes;
+    (*format == ACTION_FORMAT && size_fits).then(|| value.split_off(ACTION_PREFIX_BYTES))
+}
+
+fn is_empty_blob(digest: &Digest) -> bool {
+    digest.size_bytes == 0 && Hasher::digest(digest.function, b"") == *digest
+}
+
+fn pieces(object: Object, range: ByteRange) -> Result<BlobRead, StoreError> {
+    let reader = object.reader(range.offset_bytes, range.limit_bytes)?;
+    let pieces = stream::unfold(reader, |mut reader| async {
+        let piece = reader.next().await?;
+        Some((
+            piece.map(|p| p.into_bytes()).map_err(StoreError::from),
+            reader,
+        ))
+    });
+    Ok(BlobRead::Pieces(pieces.boxed()))
+}
+
+async fn collect(object: Object) -> Result<Bytes, StoreError> {
+    if let Some(whole) = object.whole() {
+        return Ok(whole.into_bytes());
+    }
+    let len_bytes = usize::try_from(object.size_bytes())
+        .map_err(|_| StoreError::Internal("object is larger than the address space".into()))?;
+    pieces(object, ByteRange::ALL)?.collect(len_bytes).await
+}
+
+#[async_trait]
+impl BlobStore for LocalStore {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn find_missing(
+        &self,
+        _instance: &Instance,
+        digests: &[Digest],
+    ) -> Result<Vec<bool>, StoreError> {
+        let keys: Vec<_> = digests
+            .iter()
+            .map(|digest| (content_key(digest), Some(digest.size_bytes)))
+            .collect();
+        let mut missing = self.engine.lookup(&keys).await;
+        for (missing, digest) in missing.iter_mut().zip(digests) {
+            *missing = !*missing && !is_empty_blob(digest);
+        }
+        Ok(missing)
+    }
+
+    async fn read(
+        &self,
+        _instance: &Instance,
+        digest: &Digest,
+        range: ByteRange,
+    ) -> Result<Option<BlobRead>, StoreError> {
+        if is_empty_blob(digest) {
+            range.len_bytes(0)?;
+            return Ok(Some(BlobRead::Whole(Bytes::new())));
+        }
+        let Some(object) = self.get(digest).await else {
+            return Ok(None);
+        };
+        let len_bytes = range.len_bytes(object.size_bytes())?;
+        if len_bytes == 0 {
+            return Ok(Some(BlobRead::Whole(Bytes::new())));
+        }
+        let Some(whole) = object.whole() else {
+            return pieces(object, range).map(Some);
+        };
+        let whole = whole.into_bytes();
+        // The range was checked against the same size.
+        let part = usize::try_from(range.offset_bytes)
+            .ok()
+            .zip(usize::try_from(len_bytes).ok())
+            .and_then(|(start, len)| Some((start, start.checked_add(len)?)))
+            .filter(|(_, end)| *end <= whole.len())
+            .map(|(start, end)| whole.slice(start..end))
+            .ok_or_else(|| StoreError::Internal("object is shorter than its size".into()))?;
+        Ok(Some(BlobRead::Whole(part)))
+    }
+
+    async fn write(&self, _instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError> {
+        self.check_function(digest)?;
+        if digest.size_bytes == 0 {
+            return Ok(match is_empty_blob(digest) {
+                true => BeginWrite::AlreadyPresent,
+                false => BeginWrite::Upload(Box::new(RefusedUpload::new(*digest))),
+            });
+        }
+        let limit_bytes = self.capabilities.blob_bytes_max;
+        if digest.size_bytes > limit_bytes {
+            return Err(StoreError::TooLarge {
+                size_bytes: digest.size_bytes,
+                limit_bytes,
+            });
+        }
+        let key = content_key(digest);
+        if digest.size_bytes <= SMALL_UPLOAD_BYTES_MAX {
+            let present = self.engine.lookup(&[(key, Some(digest.size_bytes))]).await;
+            if present.first() == Some(&true) {
+                return Ok(BeginWrite::AlreadyPresent);
+            }
+            let upload = SmallUpload::new(self.engine.clone(), key, *digest);
+            return Ok(BeginWrite::Upload(Box::new(upload)));
+        }
+        Ok(
+            match self.engine.begin_upload(key, digest.size_bytes).await? {
+                Begin::AlreadyPresent => BeginWrite::AlreadyPresent,
+                Begin::Upload(upload) => {
+                    BeginWrite::Upload(Box::new(LargeUpload::start(upload, *digest)))
+                }
+            },
+        )
+    }
+
+    async fn read_batch(
+        &self,
+        _instance: &Instance,
+        digests: &[Digest],
+    ) -> Vec<Result<Option<Bytes>, StoreError>> {
+        stream::iter(digests.to_vec())
+            .map(|digest| async move { self.read_whole(&digest).await })
+            .buffered(READ_BATCH_CONCURRENCY)
+            .collect()
+            .await
+    }
+
+    async fn write_batch(
+        &self,
+        _instance: &Instance,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Vec<Result<WriteOutcome, StoreError>> {
+        let mut results = Vec::with_capacity(blobs.len());
+        // What goes to the engine, and where in the answers its outcome belongs.
+        let mut items = Vec::with_capacity(blobs.len());
+        let mut places = Vec::with_capacity(blobs.len());
+        let mut turn_bytes = 0;
+        for (place, (digest, data)) in blobs.into_iter().enumerate() {
+            turn_bytes += data.len();
+            if turn_bytes > HASH_TURN_BYTES {
+                turn_bytes = 0;
+                tokio::task::yield_now().await;
+            }
+            results.push(
+                self.check_function(&digest)
+                    .and_then(|()| verify(&digest, &data))
+                    .map(|()| WriteOutcome::AlreadyPresent),
+            );
+            if digest.size_bytes > 0 && results.last().is_some_and(Result::is_ok) {
+                items.push((content_key(&digest), data));
+                places.push(place);
+            }
+        }
+        if items.is_empty() {
+            return results;
+        }
+        let outcomes = self.engine.put_batch(items).await;
+        for (place, outcome) in places.into_iter().zip(outcomes) {
+            if let Some(result) = results.get_mut(place) {
+                *result = outcome.map(WriteOutcome::from).map_err(StoreError::from);
+            }
+        }
+        results
+    }
+
+    async fn get_action_result(
+        &self,
+        instance: &Instance,
+        action: &ActionKey,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(object) = self.engine.get(&action_key(instance, action), None).await else {
+            return Ok(None);
+        };
+        // One that is replaced or damaged while it is being read was not there.
+        match collect(object).await {
+            Ok(value) => Ok(action_result(action, value)),
+            Err(StoreError::Lost { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_action_result(
+        &self,
+        instance: &Instance,
+        action: &ActionKey,
+        result: Bytes,
+    ) -> Result<(), StoreError> {
+        self.check_function(&action.digest)?;
+        let limit_bytes = self.capabilities.action_result_bytes_max;
+        let size_bytes = result.len() as u64;
+        if size_bytes > limit_bytes {
+            return Err(StoreError::TooLarge {
+                size_bytes,
+                limit_bytes,
+            });
+        }
+        let key = action_key(instance, action);
+        self.engine.put(key, action_value(action, &result)).await?;
+        Ok(())
+    }
+}
+
+/// Whether the data are the blob that the digest names.
+fn verify(digest: &Digest, data: &[u8]) -> Result<(), StoreError> {
+    let sent_bytes = data.len() as u64;
+    if sent_bytes != digest.size_bytes {
+        return Err(StoreError::SizeMismatch {
+            declared_bytes: digest.size_bytes,
+            sent_bytes,
+        });
+    }
+    verify_hash(digest, Hasher::digest(digest.function, data))
+}
+
+fn verify_hash(declared: &Digest, computed: Digest) -> Result<(), StoreError> {
+    if computed == *declared {
+        return Ok(());
+    }
+    Err(StoreError::HashMismatch {
+        declared: *declared,
+        computed,
+    })
+}
+
+impl From<blockstore_engine::PutOutcome> for WriteOutcome {
+    fn from(outcome: blockstore_engine::PutOutcome) -> Self {
+        match outcome {
+            blockstore_engine::PutOutcome::Stored => Self::Stored,
+            blockstore_engine::PutOutcome::AlreadyPresent => Self::AlreadyPresent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn action(size_bytes: u64, size_known: bool) -> ActionKey {
+        let digest = Digest::new(DigestFunction::Sha256, &[7; 32], size_bytes).unwrap();
+        ActionKey { digest, size_known }
+    }
+
+    #[test]
+    fn content_keys_pad_short_hashes_and_hash_long_ones() {
+        let sha1 = Digest::new(DigestFunction::Sha1, &[9; 20], 1).unwrap();
+        let key = content_key(&sha1);
+        assert_eq!((key.function, key.space), (2, KeySpace::Content));
+        assert_eq!(key.hash[..20], [9; 20]);
+        assert_eq!(key.hash[20..], [0; 12]);
+        let sha512 = Digest::new(DigestFunction::Sha512, &[9; 64], 1).unwrap();
+        assert_eq!(
+            content_key(&sha512).hash,
+            <[u8; 32]>::from(Sha256::digest([9; 64]))
+        );
+    }
+
+    #[test]
+    fn action_keys_are_apart_by_instance_and_function_but_not_by_size() {
+        let key = |instance: &str, action: &ActionKey| action_key(&Instance::new(instance), action);
+        assert_eq!(
+            key("main", &action(1, true)),
+            key("main", &action(2, false))
+        );
+        assert_ne!(key("main", &action(1, true)), key("", &action(1, true)));
+        let mut blake3 = action(1, true);
+        blake3.digest = Digest::new(DigestFunction::Blake3, &[7; 32], 1).unwrap();
+        assert_ne!(key("main", &action(1, true)), key("main", &blake3));
+    }
+
+    #[test]
+    fn an_action_of_another_size_is_a_miss_when_both_sizes_are_known() {
+        let stored = |by: ActionKey| action_value(&by, b"result");
+        let found = Some(Bytes::from_static(b"result"));
+        assert_eq!(
+            action_result(&action(5, true), stored(action(5, true))),
+            found
+        );
+        assert_eq!(
+            action_result(&action(6, true), stored(action(5, true))),
+            None
+        );
+        assert_eq!(
+            action_result(&action(0, false), stored(action(5, true))),
+            found
+        );
+        assert_eq!(
+            action_result(&action(6, true), stored(action(0, false))),
+            found
+        );
+        assert_eq!(
+            action_result(&action(6, true), Bytes::from_static(b"\x01short")),
+            None
+        );
+        assert_eq!(action_result(&action(6, true), Bytes::new()), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! Uploads into the engine: small ones gathered in memory, large ones streamed by a task of their own.
+//!
+//! Always true here: the bytes are hashed in the order in which they are stored, once; only an upload whose size and hash
+//! fit is finished. A large upload holds at most [`QUEUE_BYTES_MAX`] (or one piece) that the engine has not taken.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blockstore_engine::{Engine, Key, Upload};
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use super::verify_hash;
+use crate::store::{BlobUpload, Digest, Hasher, StoreError, WriteOutcome};
+
+/// Bytes of a large upload that wait for its task at most, unless a single piece is larger.
+const QUEUE_BYTES_MAX: u32 = 4 << 20;
+/// Pieces that wait at most.
+const QUEUE_PIECES_MAX: usize = 256;
+/// Hash and copy go over the bytes in strides of this size, so that the second finds them in the processor's cache.
+const STRIDE_BYTES: usize = 256 << 10;
+
+/// Counts the bytes taken and refuses what goes beyond the declared size.
+fn take(written_bytes: u64, digest: &Digest, data: &Bytes) -> Result<u64, StoreError> {
+    let sent_bytes = written_bytes.saturating_add(data.len() as u64);
+    if sent_bytes > digest.size_bytes {
+        return Err(StoreError::SizeMismatch {
+            declared_bytes: digest.size_bytes,
+            sent_bytes,
+        });
+    }
+    Ok(sent_bytes)
+}
+
+fn check_complete(written_bytes: u64, digest: &Digest) -> Result<(), StoreError> {
+    if written_bytes == digest.size_bytes {
+        return Ok(());
+    }
+    Err(StoreError::SizeMismatch {
+        declared_bytes: digest.size_bytes,
+        sent_bytes: written_bytes,
+    })
+}
+
+/// An upload that is put whole once it is complete.
+pub(super) struct SmallUpload {
+    engine: Engine,
+    key: Key,
+    digest: Digest,
+    hasher: Hasher,
+    /// The only piece so far, if it was the whole blob; shares memory with the message it came in.
+    whole: Option<Bytes>,
+    gathered: Vec<u8>,
+    written_bytes: u64,
+}
+
+impl SmallUpload {
+    pub(super) fn new(engine: Engine, key: Key, digest: Digest) -> Self {
+        let hasher = Hasher::new(digest.function);
+        Self {
+            engine,
+            key,
+            digest,
+            hasher,
+            whole: None,
+            gathered: Vec::new(),
+            written_bytes: 0,
+        }
+    }
+}
+
+#[async_trait]
+impl BlobUpload for SmallUpload {
+    fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
+        self.written_bytes = take(self.written_bytes, &self.digest, &data)?;
+        self.hasher.update(&data);
+        let size_bytes = usize::try_from(self.digest.size_bytes).unwrap_or(usize::MAX);
+        if data.len() == size_bytes {
+            self.whole = Some(data);
+        } else if !data.is_empty() {
+            self.gathered
+                .reserve_exact(size_bytes.saturating_sub(self.gathered.len()));
+            self.gathered.extend_from_slice(&data);
+        }
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
+        let Self { engine, key, digest, hasher, whole, gathered, written_bytes } = *self;
+        check_complete(written_bytes, &digest)?;
+        verify_hash(&digest, hasher.finish())?;
+        let data = whole.unwrap_or_else(|| gathered.into());
+        Ok(engine.put(key, data).await?.into())
+    }
+}
+
+enum Message {
+    Piece(Bytes, OwnedSemaphorePermit),
+    Finish,
+}
+
+/// An upload that a task hashes and hands to the engine while more of it arrives. The task also makes `write` cancel-safe:
+/// a call to the engine is never dropped midway.
+pub(super) struct LargeUpload {
+    digest: Digest,
+    written_bytes: u64,
+    queue: mpsc::Sender<Message>,
+    room: Arc<Semaphore>,
+    /// `None` once its result was taken.
+    task: Option<JoinHandle<Result<WriteOutcome, StoreError>>>,
+}
+
+impl LargeUpload {
+    pub(super) fn start(upload: Upload, digest: Digest) -> Self {
+        let (queue, messages) = mpsc::channel(QUEUE_PIECES_MAX);
+        Self {
+            digest,
+            written_bytes: 0,
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)),
+            task: Some(tokio::spawn(store(upload, digest, messages))),
+        }
+    }
+
+    /// The task's result, which is an error if it ended before it was told to finish.
+    async fn result(&mut self) -> Result<WriteOutcome, StoreError> {
+        let gone = || {
+            Err(StoreError::Internal(
+                "upload goes on after its failure".into(),
+            ))
+        };
+        let Some(task) = &mut self.task else {
+            return gone();
+        };
+        let result = task.await.unwrap_or_else(|error| {
+            Err(StoreError::Internal(format!(
+                "task of an upload ended: {error}"
+            )))
+        });
+        self.task = None;
+        result
+    }
+}
+
+#[async_trait]
+impl BlobUpload for LargeUpload {
+    fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
+        let written_bytes = take(self.written_bytes, &self.digest, &data)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let room_bytes = u32::try_from(data.len())
+            .unwrap_or(u32::MAX)
+            .min(QUEUE_BYTES_MAX);
+        let permit = self.room.clone().acquire_many_owned(room_bytes).await;
+        if let Ok(permit) = permit
+            && let Ok(place) = self.queue.reserve().await
+        {
+            place.send(Message::Piece(data, permit));
+            self.written_bytes = written_bytes;
+            return Ok(());
+        }
+        self.result().await.map(|_| ())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<WriteOutcome, StoreError> {
+        check_complete(self.written_bytes, &self.digest)?;
+        // A task that is gone tells why in its result.
+        let _ = self.queue.send(Message::Finish).await;
+        self.result().await
+    }
+}
+
+async fn store(
+    mut upload: Upload,
+    digest: Digest,
+    mut messages: mpsc::Receiver<Message>,
+) -> Result<WriteOutcome, StoreError> {
+    let mut hasher = Hasher::new(digest.function);
+    while let Some(message) = messages.recv().await {
+        match message {
+            Message::Piece(data, permit) => {
+                for stride in data.chunks(STRIDE_BYTES) {
+                    hasher.update(stride);
+                    upload.write(stride).await?;
+                }
+                drop(permit);
+            }
+            Message::Finish => {
+                verify_hash(&digest, hasher.finish())?;
+                return Ok(upload.finish().await?.into());
+            }
+        }
+    }
+    Err(StoreError::Unavailable("upload was abandoned".into()))
+}
+
+/// An upload of no bytes whose digest is not that of the empty blob: it can only fail.
+pub(super) struct RefusedUpload {
+    digest: Digest,
+}
+
+impl RefusedUpload {
+    pub(super) fn new(digest: Digest) -> Self {
+        Self { digest }
+    }
+}
+
+#[async_trait]
+impl BlobUpload for RefusedUpload {
+    fn written_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
+        take(0, &self.digest, &data).map(|_| ())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
+        verify_hash(&self.digest, Hasher::new(self.digest.function).finish())?;
+        Ok(WriteOutcome::AlreadyPresent)
+    }
+}
