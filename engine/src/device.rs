@@ -5,14 +5,28 @@
 
 use std::{fmt::Debug, future::Future, io, pin::Pin};
 
+mod backing;
 mod buf;
+mod open;
+mod request;
+mod sim;
+mod sync;
+mod uring;
 
-pub use buf::AlignedBuf;
+pub use buf::{AlignedBuf, BufferPoolStats, RETAINED_BYTES_MAX, buffer_pool_stats};
+pub use open::{
+    DeviceError, DeviceOptions, Direct, IoBackend, create_file, first_and_last_mib_are_zero,
+    open_block_device, open_file,
+};
+pub use sim::{
+    CrashModel, FlushFault, Latency, ReadFault, SimDevice, SimHandle, SimOptions, WriteFault,
+};
 
 /// The unit of I/O in bytes. Every offset, length and buffer address that reaches a [`Device`] is a multiple of it.
 pub const PAGE_BYTES: usize = 4096;
 
-/// A future of an I/O operation. Dropping it does not stop the operation.
+/// A future of an I/O operation. The operation starts when the device is called if its queue has room, else when the future
+/// finds room. Dropping the future does not stop an operation that has started.
 pub type IoFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// What a device is, found out once when it is opened.
@@ -30,6 +44,37 @@ pub struct Geometry {
     pub backend: &'static str,
     /// Whether the device is a block device (and not a regular file).
     pub block_device: bool,
+}
+
+impl Geometry {
+    /// The unit in which the kernel can continue a transfer that it cut short.
+    fn grain_bytes(&self) -> usize {
+        match self.direct {
+            true => usize::try_from(self.logical_sector_bytes).unwrap_or(PAGE_BYTES),
+            false => 1,
+        }
+    }
+}
+
+/// What a device has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCounters {
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Writes that were answered.
+    pub writes: u64,
+    /// Flushes that were answered.
+    pub flushes: u64,
+    /// Bytes of the reads that succeeded.
+    pub bytes_read: u64,
+    /// Bytes of the writes that succeeded.
+    pub bytes_written: u64,
+    /// Operations that were answered with an error.
+    pub failed: u64,
+    /// Operations that had not completed after 10 s.
+    pub slow: u64,
+    /// Operations that were accepted and are not answered.
+    pub in_flight: u64,
 }
 
 /// Storage of a fixed size that is read and written in pages.
@@ -50,4 +95,9 @@ pub trait Device: Send + Sync + Debug + 'static {
     /// Makes every write that completed before this call durable. After an error nothing is known of them, and the call
     /// must not be repeated as if it could still succeed.
     fn flush(&self) -> IoFuture<io::Result<()>>;
+
+    /// What the device has done, for metrics.
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters::default()
+    }
 }
