@@ -60,7 +60,8 @@ impl Blob {
             return self.pieces().next().unwrap_or_default();
         }
         let mut all = BytesMut::new();
-        self.pieces().for_each(|piece| all.extend_from_slice(&piece));
+        self.pieces()
+            .for_each(|piece| all.extend_from_slice(&piece));
         all.freeze()
     }
 
@@ -94,7 +95,10 @@ impl Random {
     }
 
     /// The next number.
-    #[expect(clippy::should_implement_trait, reason = "never ends, so it is no iterator to adapt")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "never ends, so it is no iterator to adapt"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -78,7 +78,9 @@ impl Client {
     /// Uploads a blob by a stream.
     pub async fn put(&self, blob: Blob) -> Result<(), Status> {
         let digest = blob.digest();
-        let committed = self.write(&digest, blob.pieces().collect::<Vec<_>>(), true).await?;
+        let committed = self
+            .write(&digest, blob.pieces().collect::<Vec<_>>(), true)
+            .await?;
         assert_eq!(committed, digest.size_bytes, "committed size of {blob:?}");
         Ok(())
     }
@@ -86,29 +88,51 @@ impl Client {
     /// Uploads a large blob by a stream, making its bytes as they are sent.
     pub async fn put_lazily(&self, blob: Blob, digest: &Digest) -> Result<(), Status> {
         let name = upload_name(digest);
-        let committed = self.send(write_requests(name, blob.pieces(), blob.size_bytes)).await?;
+        let committed = self
+            .send(write_requests(name, blob.pieces(), blob.size_bytes))
+            .await?;
         assert_eq!(committed, digest.size_bytes, "committed size of {blob:?}");
         Ok(())
     }
 
     /// Sends these pieces as the blob of that name, and the end of it or not; what the server says it has.
-    pub async fn write(&self, digest: &Digest, pieces: Vec<Bytes>, finish: bool) -> Result<i64, Status> {
+    pub async fn write(
+        &self,
+        digest: &Digest,
+        pieces: Vec<Bytes>,
+        finish: bool,
+    ) -> Result<i64, Status> {
         self.write_as(&upload_name(digest), pieces, finish).await
     }
 
     /// The same under a resource name that the caller chose.
-    pub async fn write_as(&self, name: &str, pieces: Vec<Bytes>, finish: bool) -> Result<i64, Status> {
+    pub async fn write_as(
+        &self,
+        name: &str,
+        pieces: Vec<Bytes>,
+        finish: bool,
+    ) -> Result<i64, Status> {
         let end = if finish {
             pieces.iter().map(|piece| piece.len() as u64).sum()
         } else {
             u64::MAX
         };
-        self.send(write_requests(name.to_owned(), pieces.into_iter(), end)).await
+        self.send(write_requests(name.to_owned(), pieces.into_iter(), end))
+            .await
     }
 
     /// Sends a stream of requests as it is.
-    pub async fn send(&self, requests: impl Stream<Item = WriteRequest> + Send + 'static) -> Result<i64, Status> {
-        Ok(self.streams.clone().write(requests).await?.into_inner().committed_size)
+    pub async fn send(
+        &self,
+        requests: impl Stream<Item = WriteRequest> + Send + 'static,
+    ) -> Result<i64, Status> {
+        Ok(self
+            .streams
+            .clone()
+            .write(requests)
+            .await?
+            .into_inner()
+            .committed_size)
     }
 
     /// How much of an upload the server has, and whether that is all.
@@ -116,13 +140,21 @@ impl Client {
         let request = QueryWriteStatusRequest {
             resource_name: name.to_owned(),
         };
-        let answer = self.streams.clone().query_write_status(request).await?.into_inner();
+        let answer = self
+            .streams
+            .clone()
+            .query_write_status(request)
+            .await?
+            .into_inner();
         Ok((answer.committed_size, answer.complete))
     }
 
     /// Uploads blobs in one message; which of them were taken, in order.
     pub async fn put_batch(&self, blobs: &[Blob]) -> Result<Vec<Code>, Status> {
-        let items: Vec<_> = blobs.iter().map(|blob| (blob.digest(), blob.bytes())).collect();
+        let items: Vec<_> = blobs
+            .iter()
+            .map(|blob| (blob.digest(), blob.bytes()))
+            .collect();
         self.put_batch_as(items).await
     }
 
@@ -138,12 +170,29 @@ impl Client {
             requests: requests.collect(),
             ..BatchUpdateBlobsRequest::default()
         };
-        let answer = self.cas.clone().batch_update_blobs(request).await?.into_inner();
-        assert_eq!(answer.responses.len(), names.len(), "one answer for each blob");
-        let codes = answer.responses.into_iter().zip(names).map(|(response, name)| {
-            assert_eq!(response.digest.as_ref(), Some(&name), "answers are in order");
-            Code::from_i32(response.status.map_or(0, |status| status.code))
-        });
+        let answer = self
+            .cas
+            .clone()
+            .batch_update_blobs(request)
+            .await?
+            .into_inner();
+        assert_eq!(
+            answer.responses.len(),
+            names.len(),
+            "one answer for each blob"
+        );
+        let codes = answer
+            .responses
+            .into_iter()
+            .zip(names)
+            .map(|(response, name)| {
+                assert_eq!(
+                    response.digest.as_ref(),
+                    Some(&name),
+                    "answers are in order"
+                );
+                Code::from_i32(response.status.map_or(0, |status| status.code))
+            });
         Ok(codes.collect())
     }
 
@@ -153,7 +202,13 @@ impl Client {
             blob_digests: digests,
             ..FindMissingBlobsRequest::default()
         };
-        Ok(self.cas.clone().find_missing_blobs(request).await?.into_inner().missing_blob_digests)
+        Ok(self
+            .cas
+            .clone()
+            .find_missing_blobs(request)
+            .await?
+            .into_inner()
+            .missing_blob_digests)
     }
 
     /// Reads a blob by a stream and compares it. Panics at the first wrong byte.
@@ -187,7 +242,9 @@ impl Client {
             };
             while data.has_remaining() {
                 if expected.is_empty() {
-                    expected = pieces.next().unwrap_or_else(|| panic!("{blob:?}: more bytes than were stored"));
+                    expected = pieces
+                        .next()
+                        .unwrap_or_else(|| panic!("{blob:?}: more bytes than were stored"));
                 }
                 let len = data.len().min(expected.len());
                 assert!(
@@ -200,7 +257,10 @@ impl Client {
                 expected.advance(len);
             }
         }
-        assert_eq!(read_bytes, blob.size_bytes, "{blob:?}: bytes read of a stream that ended well");
+        assert_eq!(
+            read_bytes, blob.size_bytes,
+            "{blob:?}: bytes read of a stream that ended well"
+        );
         Ok(Found::Exact)
     }
 
@@ -210,8 +270,17 @@ impl Client {
             digests: blobs.iter().map(|blob| blob.digest()).collect(),
             ..BatchReadBlobsRequest::default()
         };
-        let answer = self.cas.clone().batch_read_blobs(request).await?.into_inner();
-        assert_eq!(answer.responses.len(), blobs.len(), "one answer for each blob");
+        let answer = self
+            .cas
+            .clone()
+            .batch_read_blobs(request)
+            .await?
+            .into_inner();
+        assert_eq!(
+            answer.responses.len(),
+            blobs.len(),
+            "one answer for each blob"
+        );
         let mut found = Vec::with_capacity(blobs.len());
         for (response, &blob) in answer.responses.into_iter().zip(blobs) {
             assert_eq!(response.digest, Some(blob.digest()), "answers are in order");
@@ -235,7 +304,11 @@ impl Client {
             action_result: Some(result),
             ..UpdateActionResultRequest::default()
         };
-        self.actions.clone().update_action_result(request).await.map(drop)
+        self.actions
+            .clone()
+            .update_action_result(request)
+            .await
+            .map(drop)
     }
 
     /// Reads an action result; `None` is a miss.
@@ -253,7 +326,11 @@ impl Client {
 
     /// What the whole server says of its health.
     pub async fn health(&self) -> Result<ServingStatus, Status> {
-        let answer = self.health.clone().check(HealthCheckRequest::default()).await?;
+        let answer = self
+            .health
+            .clone()
+            .check(HealthCheckRequest::default())
+            .await?;
         Ok(answer.into_inner().status())
     }
 }
@@ -261,7 +338,10 @@ impl Client {
 /// Names of blobs that a test knows to be stored, asked for all at once; panics with how many are missing.
 pub async fn assert_all_present(client: &Client, digests: &[Digest], when: &str) {
     let distinct: HashSet<_> = digests.iter().map(|digest| &digest.hash).collect();
-    let missing = client.missing(digests.to_vec()).await.expect("FindMissingBlobs answers");
+    let missing = client
+        .missing(digests.to_vec())
+        .await
+        .expect("FindMissingBlobs answers");
     assert!(
         missing.is_empty(),
         "{when}: {} of {} are missing, the first is {:?}",
