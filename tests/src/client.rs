@@ -19,12 +19,17 @@ use blockstore_proto::{
     },
 };
 use bytes::{Buf, Bytes};
-use futures::{Stream, stream};
+use futures::{
+    Stream,
+    channel::mpsc::{self, UnboundedSender},
+    stream,
+};
 use std::{
     collections::HashSet,
     net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
 };
+use tokio::task::JoinHandle;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -365,6 +370,58 @@ pub fn upload_name(digest: &Digest) -> String {
         digest.hash,
         digest.size_bytes
     )
+}
+
+/// An upload whose requests are sent one by one, and that ends when the test says so.
+#[derive(Debug)]
+pub struct OpenUpload {
+    requests: UnboundedSender<WriteRequest>,
+    answer: JoinHandle<Result<i64, Status>>,
+}
+
+impl OpenUpload {
+    /// Starts an upload under this resource name with these bytes.
+    pub fn start(client: &Client, name: &str, data: Bytes) -> Self {
+        let (requests, sent) = mpsc::unbounded();
+        let client = client.clone();
+        let upload = Self {
+            requests,
+            answer: tokio::spawn(async move { client.send(sent).await }),
+        };
+        upload.send(WriteRequest {
+            resource_name: name.to_owned(),
+            data,
+            ..WriteRequest::default()
+        });
+        upload
+    }
+
+    /// Sends the rest of the bytes, from `offset_bytes` on, and waits for the answer.
+    pub async fn finish(self, offset_bytes: usize, data: Bytes) -> Result<i64, Status> {
+        self.send(WriteRequest {
+            write_offset: i64::try_from(offset_bytes).expect("blobs of tests are small"),
+            finish_write: true,
+            data,
+            ..WriteRequest::default()
+        });
+        self.end().await
+    }
+
+    /// Ends the stream without having said that this is all, and waits for the answer.
+    pub async fn end(self) -> Result<i64, Status> {
+        drop(self.requests);
+        self.answer.await.expect("the upload's task does not panic")
+    }
+
+    /// Drops the call: the connection tells the server that nobody waits for it any more.
+    pub fn abort(self) {
+        self.answer.abort();
+    }
+
+    fn send(&self, request: WriteRequest) {
+        // Who has answered already takes no more; the answer tells.
+        let _ = self.requests.unbounded_send(request);
+    }
 }
 
 /// Write requests for pieces in order; the one that reaches `end` says that it is the last.

@@ -2,12 +2,12 @@
 //!
 //! Always true here: a child that was started has ended when its [`Daemon`] is gone; ports are free ones that the child chose.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
 use std::{
     ffi::OsString,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -15,14 +15,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use rustix::process::Signal;
+
 /// A child that says or does nothing for so long is stuck. No test depends on how fast it is below that.
 const STUCK: Duration = Duration::from_secs(180);
+
+const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How to start a daemon; can be started again and again.
 #[derive(Clone, Debug)]
 pub struct Spec {
     program: Vec<OsString>,
     arguments: Vec<OsString>,
+    grpc: SocketAddr,
+    http: SocketAddr,
 }
 
 impl Spec {
@@ -31,7 +37,21 @@ impl Spec {
         Self {
             program: vec![binary.into()],
             arguments: Vec::new(),
+            grpc: FREE_PORT,
+            http: FREE_PORT,
         }
+    }
+
+    /// Where it shall answer gRPC, instead of on a free port.
+    pub fn grpc(mut self, addr: SocketAddr) -> Self {
+        self.grpc = addr;
+        self
+    }
+
+    /// Where it shall answer HTTP, instead of on a free port.
+    pub fn http(mut self, addr: SocketAddr) -> Self {
+        self.http = addr;
+        self
     }
 
     /// Starts it through a program that runs the rest of its command line, such as `setpriv`.
@@ -126,7 +146,8 @@ impl Spec {
         let (program, before) = self.program.split_first().expect("a program");
         let mut child = Command::new(program)
             .args(before)
-            .args(["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--grpc", &self.grpc.to_string()])
+            .args(["--http", &self.http.to_string()])
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -139,13 +160,12 @@ impl Spec {
             let output = output.clone();
             move || output.follow(stderr)
         });
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         Daemon {
             child,
             output,
             since: Instant::now(),
-            grpc: nowhere,
-            http: nowhere,
+            grpc: self.grpc,
+            http: self.http,
         }
     }
 }
