@@ -6,7 +6,7 @@
 # clean, with another output base, and after kill -9 of the server and its restart.
 #
 # Needs Bazel 4 as Debian packages it (bazel-bootstrap, bazel-rules-java, bazel-rules-proto), and root for the loop device.
-# Prints one line for each case, and last "N passed, N failed".
+# Prints one line for each case, and last "bazel: N passed, N failed".
 set -eu -o pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -138,5 +138,5 @@ for io in io-uring sync; do
     done
 done
 
-echo "$PASSED passed, $FAILED failed"
+echo "bazel: $PASSED passed, $FAILED failed"
 [ "$FAILED" = 0 ]
