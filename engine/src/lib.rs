@@ -1,11 +1,31 @@
 //! A storage engine for immutable blobs on a raw file or a block device: a log-structured key-location map over rotating
 //! blocks. It knows keys and bytes, and no protocol.
 
+mod cache;
+mod checkpoint;
+mod clock;
+mod core;
 pub mod device;
 mod engine;
 mod error;
+mod format;
 mod key;
+mod log_writer;
+mod map;
+mod policy;
+mod read;
+mod reclaim;
+mod recover;
+mod rotation;
+mod sequencer;
+mod space;
+mod stats;
+mod superblocks;
+mod upload;
 
-pub use engine::*;
+pub use engine::{Begin, Durability, Engine, FormatOptions, OpenOptions, OpenReport, PutOutcome};
 pub use error::{OpenError, PutError, ReadError};
 pub use key::{Key, KeySpace};
+pub use read::{Checksummed, Object, Reader};
+pub use stats::Stats;
+pub use upload::Upload;

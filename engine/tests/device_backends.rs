@@ -1,9 +1,6 @@
 //! One suite for every backend of the `Device` trait: whatever holds for one holds for all.
 
-use blockstore_engine::device::{
-    AlignedBuf, Device, DeviceOptions, Direct, IoBackend, PAGE_BYTES, SimDevice, SimOptions,
-    create_file,
-};
+use blockstore_engine::device::{AlignedBuf, Device, DeviceOptions, Direct, IoBackend, PAGE_BYTES, SimDevice, SimOptions, create_file};
 use futures::{FutureExt, future::join_all};
 use std::{collections::HashMap, io, sync::Arc};
 
@@ -19,11 +16,7 @@ struct Backend {
 
 /// Every backend that works on this system; the others are named on the output.
 fn backends() -> Vec<Backend> {
-    let mut backends = vec![Backend {
-        name: "sim",
-        device: Arc::new(SimDevice::new(SimOptions::new(LEN_BYTES, 7))),
-        _dir: None,
-    }];
+    let mut backends = vec![Backend { name: "sim", device: Arc::new(SimDevice::new(SimOptions::new(LEN_BYTES, 7))), _dir: None }];
     for (name, io, direct) in [
         ("sync", IoBackend::Sync, Direct::Off),
         ("sync, direct", IoBackend::Sync, Direct::On),
@@ -31,16 +24,8 @@ fn backends() -> Vec<Backend> {
         ("io-uring, direct", IoBackend::IoUring, Direct::On),
     ] {
         let dir = tempfile::tempdir().expect("a directory");
-        match create_file(
-            &dir.path().join("store"),
-            LEN_BYTES,
-            DeviceOptions { io, direct },
-        ) {
-            Ok(device) => backends.push(Backend {
-                name,
-                device,
-                _dir: Some(dir),
-            }),
+        match create_file(&dir.path().join("store"), LEN_BYTES, DeviceOptions { io, direct }) {
+            Ok(device) => backends.push(Backend { name, device, _dir: Some(dir) }),
             Err(error) => println!("skipped: {name}: {error}"),
         }
     }
@@ -73,9 +58,7 @@ async fn write(device: &dyn Device, page: u64, buf: AlignedBuf) -> AlignedBuf {
 fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |bound| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % bound
     }
 }
@@ -100,10 +83,7 @@ async fn a_read_gives_what_was_last_written_and_touches_nothing_else() {
             let byte = u8::try_from(round % 250 + 1).expect("a byte");
             let len = usize::try_from(pages).expect("a length");
             let buf = write(&*device, page, filled(len, byte)).await;
-            assert!(
-                buf.iter().all(|found| *found == byte),
-                "{name}: same buffer"
-            );
+            assert!(buf.iter().all(|found| *found == byte), "{name}: same buffer");
             model.extend((page..page + pages).map(|page| (page, byte)));
             if round % 50 == 0 {
                 device.flush().await.expect("flush");
@@ -216,9 +196,7 @@ async fn dropping_a_future_at_any_await_breaks_nothing() {
 async fn futures_outlive_the_device() {
     for Backend { device, _dir, .. } in backends() {
         write(&*device, 3, filled(1, 9)).await;
-        let pending: Vec<_> = (0..2000)
-            .map(|_| device.read(at(3), filled(1, 0)))
-            .collect();
+        let pending: Vec<_> = (0..2000).map(|_| device.read(at(3), filled(1, 0))).collect();
         drop(device);
         for (buf, result) in join_all(pending).await {
             match result {

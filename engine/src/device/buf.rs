@@ -23,18 +23,8 @@ use std::{
 pub const RETAINED_BYTES_MAX: usize = 64 << 20;
 
 /// Sizes of slabs: powers of two up to 1 MiB, and one for 1 MiB with some pages of headers. Larger buffers are not pooled.
-const CLASS_BYTES: [usize; 10] = [
-    4 << 10,
-    8 << 10,
-    16 << 10,
-    32 << 10,
-    64 << 10,
-    128 << 10,
-    256 << 10,
-    512 << 10,
-    1 << 20,
-    (1 << 20) + (64 << 10),
-];
+const CLASS_BYTES: [usize; 10] =
+    [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, (1 << 20) + (64 << 10)];
 
 static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(RETAINED_BYTES_MAX));
 
@@ -60,13 +50,8 @@ impl AlignedBuf {
         let len = len_bytes.max(1).next_multiple_of(PAGE_BYTES);
         let pooled = class_of(len).and_then(|class| POOL.take(class));
         let fresh = pooled.is_none();
-        let slab = pooled.unwrap_or_else(|| {
-            Slab::allocate(class_of(len).map_or(len, |class| CLASS_BYTES[class]))
-        });
-        let mut buf = Self {
-            slab: ManuallyDrop::new(slab),
-            len,
-        };
+        let slab = pooled.unwrap_or_else(|| Slab::allocate(class_of(len).map_or(len, |class| CLASS_BYTES[class])));
+        let mut buf = Self { slab: ManuallyDrop::new(slab), len };
         if zeroed && !fresh {
             buf.fill(0);
         }
@@ -148,13 +133,10 @@ unsafe impl Sync for Slab {}
 impl Slab {
     fn allocate(bytes: usize) -> Self {
         assert!(bytes > 0, "a slab has at least a page");
-        let layout = Layout::from_size_align(bytes, PAGE_BYTES)
-            .expect("a buffer is far below the address space");
+        let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("a buffer is far below the address space");
         // SAFETY: the layout has a size above zero, asserted above.
         let ptr = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else {
-            handle_alloc_error(layout)
-        };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
         Self { ptr, layout }
     }
 }
@@ -186,10 +168,8 @@ struct Class {
 impl Pool {
     fn new(retained_bytes_max: usize) -> Self {
         Self {
-            classes: CLASS_BYTES.map(|bytes| Class {
-                free: Mutex::new(Vec::with_capacity(retained_bytes_max / bytes)),
-                bytes: AtomicUsize::new(0),
-            }),
+            classes: CLASS_BYTES
+                .map(|bytes| Class { free: Mutex::new(Vec::with_capacity(retained_bytes_max / bytes)), bytes: AtomicUsize::new(0) }),
             retained_bytes: AtomicUsize::new(0),
             retained_bytes_max,
             reused: AtomicU64::new(0),
@@ -200,20 +180,14 @@ impl Pool {
 
     fn take(&self, class: usize) -> Option<Slab> {
         let slab = self.pop(class);
-        let counter = if slab.is_some() {
-            &self.reused
-        } else {
-            &self.missed
-        };
+        let counter = if slab.is_some() { &self.reused } else { &self.missed };
         counter.fetch_add(1, Relaxed);
         slab
     }
 
     fn pop(&self, class: usize) -> Option<Slab> {
         let slab = self.classes[class].free.lock().pop()?;
-        self.classes[class]
-            .bytes
-            .fetch_sub(CLASS_BYTES[class], Relaxed);
+        self.classes[class].bytes.fetch_sub(CLASS_BYTES[class], Relaxed);
         self.retained_bytes.fetch_sub(CLASS_BYTES[class], Relaxed);
         Some(slab)
     }
@@ -225,9 +199,8 @@ impl Pool {
             return; // too large to pool: freed here
         };
         while !self.reserve(bytes) {
-            let largest = (0..CLASS_BYTES.len())
-                .max_by_key(|class| self.classes[*class].bytes.load(Relaxed))
-                .filter(|largest| *largest != class);
+            let largest =
+                (0..CLASS_BYTES.len()).max_by_key(|class| self.classes[*class].bytes.load(Relaxed)).filter(|largest| *largest != class);
             self.freed.fetch_add(1, Relaxed);
             match largest.and_then(|largest| self.pop(largest)) {
                 Some(other) => drop(other),
@@ -239,11 +212,7 @@ impl Pool {
     }
 
     fn reserve(&self, bytes: usize) -> bool {
-        self.retained_bytes
-            .fetch_update(Relaxed, Relaxed, |now| {
-                Some(now + bytes).filter(|sum| *sum <= self.retained_bytes_max)
-            })
-            .is_ok()
+        self.retained_bytes.fetch_update(Relaxed, Relaxed, |now| Some(now + bytes).filter(|sum| *sum <= self.retained_bytes_max)).is_ok()
     }
 
     fn stats(&self) -> BufferPoolStats {
@@ -263,13 +232,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_whole_aligned_pages() {
-        for (asked, got) in [
-            (0, 4096),
-            (1, 4096),
-            (4097, 8192),
-            (1 << 20, 1 << 20),
-            (3 << 20, 3 << 20),
-        ] {
+        for (asked, got) in [(0, 4096), (1, 4096), (4097, 8192), (1 << 20, 1 << 20), (3 << 20, 3 << 20)] {
             let buf = AlignedBuf::zeroed(asked);
             assert_eq!(buf.len(), got);
             assert_eq!(buf.as_ptr() as usize % PAGE_BYTES, 0);

@@ -3,10 +3,7 @@
 //! Always true here: what is returned is locked against other processes and has its space reserved; nothing that was not
 //! made here is ever removed or changed.
 
-use super::{
-    AlignedBuf, Device, Geometry, PAGE_BYTES, backing::Backing, sync::SyncDevice,
-    uring::UringDevice,
-};
+use super::{AlignedBuf, Device, Geometry, PAGE_BYTES, backing::Backing, sync::SyncDevice, uring::UringDevice};
 use rustix::{
     fs::{self, FileType, Mode, OFlags},
     io::Errno,
@@ -146,19 +143,13 @@ impl DeviceError {
         match Errno::from_io_error(&source) {
             Some(Errno::NOENT) => Self::NotFound { path },
             Some(Errno::EXIST) => Self::Exists { path },
-            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Self::NotWritable {
-                path,
-                reason: source,
-            },
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Self::NotWritable { path, reason: source },
             _ => Self::Io { path, what, source },
         }
     }
 
     fn unsupported(path: &Path, what: impl Into<String>) -> Self {
-        Self::Unsupported {
-            path: path.to_owned(),
-            what: what.into(),
-        }
+        Self::Unsupported { path: path.to_owned(), what: what.into() }
     }
 }
 
@@ -166,23 +157,15 @@ impl DeviceError {
 ///
 /// Blocks for up to a second while another process holds the lock.
 pub fn open_file(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
-    let fd =
-        fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(
-            |errno| match errno {
-                Errno::ISDIR => {
-                    DeviceError::unsupported(path, "is a directory: name a file inside of it")
-                }
-                errno => DeviceError::of(path, "open", errno),
-            },
-        )?;
+    let fd = fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+        Errno::ISDIR => DeviceError::unsupported(path, "is a directory: name a file inside of it"),
+        errno => DeviceError::of(path, "open", errno),
+    })?;
     let stat = fs::fstat(&fd).map_err(|errno| DeviceError::of(path, "inspect", errno))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::BlockDevice => {
-            return Err(DeviceError::unsupported(
-                path,
-                "is a block device: open it as one",
-            ));
+            return Err(DeviceError::unsupported(path, "is a block device: open it as one"));
         }
         _ => return Err(DeviceError::unsupported(path, "is not a regular file")),
     }
@@ -193,18 +176,12 @@ pub fn open_file(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>,
 
 /// Creates a store in a new file of `len_bytes`, rounded down to whole pages, whose space is reserved in full. If that fails
 /// halfway, nothing is left.
-pub fn create_file(
-    path: &Path,
-    len_bytes: u64,
-    options: DeviceOptions,
-) -> Result<Arc<dyn Device>, DeviceError> {
+pub fn create_file(path: &Path, len_bytes: u64, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
     let len_bytes = whole_pages(path, len_bytes)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     let fd = fs::open(path, flags, mode).map_err(|errno| match errno {
-        Errno::NOENT => DeviceError::NotFound {
-            path: path.parent().unwrap_or(path).to_owned(),
-        },
+        Errno::NOENT => DeviceError::NotFound { path: path.parent().unwrap_or(path).to_owned() },
         errno => DeviceError::of(path, "create", errno),
     })?;
     let mut partial = reserve::RemoveUnlessKept::new(path);
@@ -219,10 +196,7 @@ pub fn create_file(
 /// Opens a whole block device. One that is mounted, or part of another volume, is refused.
 ///
 /// Blocks for up to a second while another process holds the device.
-pub fn open_block_device(
-    path: &Path,
-    options: DeviceOptions,
-) -> Result<Arc<dyn Device>, DeviceError> {
+pub fn open_block_device(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
     let plain = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let stat = fs::stat(path).map_err(|errno| DeviceError::of(path, "inspect", errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
@@ -237,11 +211,8 @@ pub fn open_block_device(
             Err(errno) => return Err(DeviceError::of(path, "open", errno)),
         }
     };
-    let len_bytes = fs::seek(&fd, fs::SeekFrom::End(0))
-        .map_err(|errno| DeviceError::of(path, "find the size of", errno))?;
-    let sector = |size: Result<u32, Errno>| {
-        size.map_err(|errno| DeviceError::of(path, "find the sector size of", errno))
-    };
+    let len_bytes = fs::seek(&fd, fs::SeekFrom::End(0)).map_err(|errno| DeviceError::of(path, "find the size of", errno))?;
+    let sector = |size: Result<u32, Errno>| size.map_err(|errno| DeviceError::of(path, "find the sector size of", errno));
     let geometry = Geometry {
         len_bytes,
         logical_sector_bytes: sector(fs::ioctl_blksszget(&fd))?,
@@ -254,10 +225,7 @@ pub fn open_block_device(
     if !page.is_multiple_of(geometry.logical_sector_bytes.max(1)) {
         return Err(DeviceError::unsupported(
             path,
-            format!(
-                "has sectors of {} bytes: only 512 to {PAGE_BYTES} are supported",
-                geometry.logical_sector_bytes
-            ),
+            format!("has sectors of {} bytes: only 512 to {PAGE_BYTES} are supported", geometry.logical_sector_bytes),
         ));
     }
     let backing = lock(path, fd)?;
@@ -298,9 +266,7 @@ fn lock(path: &Path, fd: OwnedFd) -> Result<Backing, DeviceError> {
             Ok(backing) => return Ok(backing),
             Err(held) if Instant::now() < until => fd = held,
             Err(_) => {
-                return Err(DeviceError::Held {
-                    path: path.to_owned(),
-                });
+                return Err(DeviceError::Held { path: path.to_owned() });
             }
         }
         thread::sleep(LOCK_RETRY);
@@ -309,35 +275,19 @@ fn lock(path: &Path, fd: OwnedFd) -> Result<Backing, DeviceError> {
 
 /// What is known of a file: not what its file system lies on, so the smallest sectors are assumed.
 fn file_geometry(len_bytes: u64) -> Geometry {
-    Geometry {
-        len_bytes,
-        logical_sector_bytes: 512,
-        physical_sector_bytes: 4096,
-        direct: false,
-        backend: "",
-        block_device: false,
-    }
+    Geometry { len_bytes, logical_sector_bytes: 512, physical_sector_bytes: 4096, direct: false, backend: "", block_device: false }
 }
 
 fn whole_pages(path: &Path, len_bytes: u64) -> Result<u64, DeviceError> {
     let page = PAGE_BYTES as u64;
     if len_bytes < page {
-        return Err(DeviceError::TooSmall {
-            path: path.to_owned(),
-            len_bytes,
-            min_bytes: page,
-        });
+        return Err(DeviceError::TooSmall { path: path.to_owned(), len_bytes, min_bytes: page });
     }
     Ok(len_bytes / page * page)
 }
 
 /// Settles what is still open of the geometry, and starts the backend.
-fn start(
-    path: &Path,
-    backing: Backing,
-    mut geometry: Geometry,
-    options: DeviceOptions,
-) -> Result<Arc<dyn Device>, DeviceError> {
+fn start(path: &Path, backing: Backing, mut geometry: Geometry, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
     geometry.len_bytes = whole_pages(path, geometry.len_bytes)?;
     geometry.direct = match options.direct {
         Direct::Off => false,
@@ -345,10 +295,7 @@ fn start(
         wish => match go_direct(backing.as_fd()) {
             Ok(()) => true,
             Err(error) if wish == Direct::On => {
-                return Err(DeviceError::unsupported(
-                    path,
-                    format!("direct i/o is refused here ({error}): choose direct auto or off"),
-                ));
+                return Err(DeviceError::unsupported(path, format!("direct i/o is refused here ({error}): choose direct auto or off")));
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "direct i/o is refused: using the page cache");
@@ -372,9 +319,7 @@ fn start(
                 Err((error, Some(_))) => {
                     return Err(DeviceError::unsupported(
                         path,
-                        format!(
-                            "io_uring is refused by this system ({error}): choose io auto or sync"
-                        ),
+                        format!("io_uring is refused by this system ({error}): choose io auto or sync"),
                     ));
                 }
                 Err((error, None)) => {

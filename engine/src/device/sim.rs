@@ -6,9 +6,7 @@
 //! The kernel's short transfers do not reach this seam, since a device answers for whole buffers; a write that fails leaves
 //! any part of its sectors, which is what a caller can see of one.
 
-use super::{
-    AlignedBuf, Device, DeviceCounters, Geometry, IoFuture, PAGE_BYTES, request::check_range,
-};
+use super::{AlignedBuf, Device, DeviceCounters, Geometry, IoFuture, PAGE_BYTES, request::check_range};
 use parking_lot::Mutex;
 use std::{
     fmt,
@@ -70,12 +68,7 @@ pub struct SimOptions {
 impl SimOptions {
     /// A device of `len_bytes` with sectors of 512 bytes, whose operations overtake each other.
     pub fn new(len_bytes: u64, seed: u64) -> Self {
-        Self {
-            len_bytes,
-            logical_sector_bytes: 512,
-            seed,
-            latency: Latency::Yields { max: 3 },
-        }
+        Self { len_bytes, logical_sector_bytes: 512, seed, latency: Latency::Yields { max: 3 } }
     }
 }
 
@@ -114,10 +107,7 @@ impl SimDevice {
     /// # Panics
     /// If the sector size is not 512 or 4096.
     pub fn new(options: SimOptions) -> Self {
-        assert!(
-            matches!(options.logical_sector_bytes, 512 | 4096),
-            "a sector has 512 or 4096 bytes"
-        );
+        assert!(matches!(options.logical_sector_bytes, 512 | 4096), "a sector has 512 or 4096 bytes");
         let page = PAGE_BYTES as u64;
         let geometry = Geometry {
             len_bytes: options.len_bytes / page * page,
@@ -142,31 +132,18 @@ impl SimDevice {
             operations: 0,
             next_id: 0,
         };
-        Self {
-            geometry,
-            shared: Arc::new(Shared {
-                state: Mutex::new(state),
-                halted: watch::Sender::new(false),
-            }),
-        }
+        Self { geometry, shared: Arc::new(Shared { state: Mutex::new(state), halted: watch::Sender::new(false) }) }
     }
 
     /// A device of the same kind, without faults, with what `image` makes of the present one.
     fn successor(&self, seed: u64, image: impl FnOnce(&Image) -> Image) -> Self {
         let state = self.shared.state.lock();
-        Self::with(
-            self.geometry.clone(),
-            image(&state.image),
-            seed,
-            state.latency,
-        )
+        Self::with(self.geometry.clone(), image(&state.image), seed, state.latency)
     }
 
     /// What faults are injected with, and the device is looked into.
     pub fn handle(&self) -> SimHandle {
-        SimHandle {
-            device: self.clone(),
-        }
+        SimHandle { device: self.clone() }
     }
 }
 
@@ -183,9 +160,7 @@ impl State {
         }
         match self.latency {
             Latency::None => Delay::Yields(0),
-            Latency::Yields { max } => {
-                Delay::Yields(u32::try_from(self.rng.below(u64::from(max) + 1)).unwrap_or(0))
-            }
+            Latency::Yields { max } => Delay::Yields(u32::try_from(self.rng.below(u64::from(max) + 1)).unwrap_or(0)),
             Latency::Sleep { min, max } => {
                 let spread = u64::try_from(max.saturating_sub(min).as_nanos()).unwrap_or(u64::MAX);
                 let extra = self.rng.below(spread.saturating_add(1));
@@ -232,9 +207,7 @@ impl State {
         for (page, to) in (first_page..).zip(buf.chunks_mut(PAGE_BYTES)) {
             let mut content = self.image.current(page)?.clone();
             for write in self.image.in_flight.values() {
-                let new = page
-                    .checked_sub(write.first_page)
-                    .and_then(|at| write.pages.get(usize::try_from(at).ok()?));
+                let new = page.checked_sub(write.first_page).and_then(|at| write.pages.get(usize::try_from(at).ok()?));
                 if let Some(new) = new {
                     content = self.image.mix(&content, new, &mut self.rng);
                 }
@@ -302,11 +275,7 @@ impl Device for SimDevice {
         &self.geometry
     }
 
-    fn read(
-        &self,
-        offset_bytes: u64,
-        mut buf: AlignedBuf,
-    ) -> IoFuture<(AlignedBuf, io::Result<()>)> {
+    fn read(&self, offset_bytes: u64, mut buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
         if let Err(error) = check_range(self.geometry.len_bytes, offset_bytes, buf.len()) {
             return Box::pin(ready((buf, Err(error))));
         }
@@ -350,11 +319,7 @@ impl Device for SimDevice {
         state.next_id += 1;
         let len_bytes = self.geometry.len_bytes;
         let to_bytes = match fault {
-            Some(WriteFault::Misdirect { to_bytes })
-                if check_range(len_bytes, to_bytes, buf.len()).is_ok() =>
-            {
-                to_bytes
-            }
+            Some(WriteFault::Misdirect { to_bytes }) if check_range(len_bytes, to_bytes, buf.len()).is_ok() => to_bytes,
             _ => offset_bytes,
         };
         let write = Write {
@@ -367,10 +332,7 @@ impl Device for SimDevice {
         };
         state.image.in_flight.insert(id, write);
         drop(guard);
-        let underway = Underway {
-            shared: self.shared.clone(),
-            id,
-        };
+        let underway = Underway { shared: self.shared.clone(), id };
         Box::pin(async move {
             let shared = &underway.shared;
             shared.pass(delay).await;
@@ -413,10 +375,7 @@ impl Device for SimDevice {
     fn counters(&self) -> DeviceCounters {
         let state = self.shared.state.lock();
         // A dropped read or flush leaves no trace: only writes are known to be under way.
-        DeviceCounters {
-            in_flight: state.image.in_flight.len() as u64,
-            ..state.counters
-        }
+        DeviceCounters { in_flight: state.image.in_flight.len() as u64, ..state.counters }
     }
 }
 

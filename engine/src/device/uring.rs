@@ -67,26 +67,18 @@ impl std::fmt::Debug for Queue {
 
 impl UringDevice {
     /// Sets a ring up and starts its thread. Gives the file back if this system has no ring for us.
-    pub(super) fn start(
-        backing: Backing,
-        geometry: Geometry,
-    ) -> Result<Self, (io::Error, Option<Backing>)> {
+    pub(super) fn start(backing: Backing, geometry: Geometry) -> Result<Self, (io::Error, Option<Backing>)> {
         Self::start_watched(backing, geometry, SLOW_AFTER)
     }
 
-    fn start_watched(
-        backing: Backing,
-        geometry: Geometry,
-        slow_after: Duration,
-    ) -> Result<Self, (io::Error, Option<Backing>)> {
+    fn start_watched(backing: Backing, geometry: Geometry, slow_after: Duration) -> Result<Self, (io::Error, Option<Backing>)> {
         let eventfd = match eventfd(0, EventfdFlags::CLOEXEC) {
             Ok(eventfd) => eventfd,
             Err(errno) => return Err((errno.into(), Some(backing))),
         };
-        let inbox = Arc::new(Inbox {
-            queue: Mutex::default(),
-            eventfd,
-        });
+        let backing = Arc::new(backing);
+        let ring_backing = backing.clone();
+        let inbox = Arc::new(Inbox { queue: Mutex::default(), eventfd });
         let meter = Arc::new(Meter::default());
         let (ready, started) = mpsc::sync_channel(1);
         let grain_bytes = geometry.grain_bytes();
@@ -94,23 +86,25 @@ impl UringDevice {
         // The ring is made by the thread that uses it: the kernel then need not guard it against others.
         let thread = thread::Builder::new()
             .name("blockstore-ring".to_owned())
-            .spawn(
-                move || match Ring::new(backing, ring_inbox, grain_bytes, slow_after) {
-                    Ok(ring) => {
-                        drop(ready.send(Ok(())));
-                        ring.run();
-                    }
-                    Err(refused) => drop(ready.send(Err(refused))),
-                },
-            )
+            .spawn(move || match Ring::new(ring_backing, ring_inbox, grain_bytes, slow_after) {
+                Ok(ring) => {
+                    drop(ready.send(Ok(())));
+                    ring.run();
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            })
             .map_err(|error| (error, None))?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Self {
-                front: Front::new(geometry, inbox, meter),
-                thread: Some(thread),
-            }),
-            Ok(Err((error, backing))) => Err((error, Some(backing))),
-            Err(_) => Err((gone(), None)),
+            Ok(Ok(())) => Ok(Self { front: Front::new(geometry, backing, inbox, meter), thread: Some(thread) }),
+            refused => {
+                // The thread has let go of the file before it ends.
+                drop(thread.join());
+                let error = match refused {
+                    Ok(Err(error)) => error,
+                    _ => gone(),
+                };
+                Err((error, Arc::into_inner(backing)))
+            }
         }
     }
 }
@@ -171,10 +165,7 @@ impl Inlet for Inbox {
 
 impl Inbox {
     fn wake(&self) {
-        #[expect(
-            clippy::host_endian_bytes,
-            reason = "the counter of an eventfd is a number of this host"
-        )]
+        #[expect(clippy::host_endian_bytes, reason = "the counter of an eventfd is a number of this host")]
         let one = 1u64.to_ne_bytes();
         if let Err(errno) = rustix::io::write(&self.eventfd, &one) {
             // Only a counter that is full, and so wakes already, refuses.
@@ -230,7 +221,7 @@ struct Ring {
     slow_after: Duration,
     next_look: Instant,
     /// Closed last: the ring refers to it.
-    backing: Option<Backing>,
+    backing: Option<Arc<Backing>>,
 }
 
 impl Drop for Ring {
@@ -253,19 +244,9 @@ impl Drop for Ring {
 }
 
 impl Ring {
-    fn new(
-        backing: Backing,
-        inbox: Arc<Inbox>,
-        grain_bytes: usize,
-        slow_after: Duration,
-    ) -> Result<Self, (io::Error, Backing)> {
-        let ring = match set_up().and_then(|ring| {
-            ring.submitter().register_files(&[backing.as_raw_fd()])?;
-            Ok(ring)
-        }) {
-            Ok(ring) => ring,
-            Err(error) => return Err((error, backing)),
-        };
+    fn new(backing: Arc<Backing>, inbox: Arc<Inbox>, grain_bytes: usize, slow_after: Duration) -> io::Result<Self> {
+        let ring = set_up()?;
+        ring.submitter().register_files(&[backing.as_raw_fd()])?;
         Ok(Self {
             ring,
             lent: Lent::new(),
@@ -297,11 +278,7 @@ impl Ring {
 
             self.reap();
             self.fill(closed)?;
-            if closed
-                && self.backlog.is_empty()
-                && self.lent.in_flight() == 0
-                && !self.lent.wake_armed
-            {
+            if closed && self.backlog.is_empty() && self.lent.in_flight() == 0 && !self.lent.wake_armed {
                 return Ok(());
             }
 
@@ -318,9 +295,7 @@ impl Ring {
     fn fill(&mut self, closed: bool) -> io::Result<()> {
         if !self.lent.wake_armed && !closed {
             let fd = types::Fd(self.inbox.eventfd.as_raw_fd());
-            let entry = opcode::Read::new(fd, self.lent.wake_word.cast(), 8)
-                .build()
-                .user_data(WAKE);
+            let entry = opcode::Read::new(fd, self.lent.wake_word.cast(), 8).build().user_data(WAKE);
             // SAFETY: `inbox` holds the descriptor, and the word is freed only when no read is armed.
             unsafe { self.ring.submission().push(&entry) }.map_err(|_| full())?;
             self.lent.wake_armed = true;
@@ -421,10 +396,7 @@ fn set_up() -> io::Result<IoUring> {
         .or_else(|_| IoUring::builder().setup_coop_taskrun().build(RING_ENTRIES))
         .or_else(|_| IoUring::new(RING_ENTRIES))?;
     if !ring.params().is_feature_nodrop() || !ring.params().is_feature_ext_arg() {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the kernel's io_uring is older than 5.11",
-        ));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring is older than 5.11"));
     }
     Ok(ring)
 }
@@ -435,15 +407,9 @@ fn entry_of(request: &mut Request) -> squeue::Entry {
     let rest = request.rest();
     let len = u32::try_from(rest.len().min(TRANSFER_BYTES_MAX)).unwrap_or(u32::MAX);
     match kind {
-        Kind::Read => opcode::Read::new(FILE, rest.as_mut_ptr(), len)
-            .offset(offset_bytes)
-            .build(),
-        Kind::Write => opcode::Write::new(FILE, rest.as_ptr(), len)
-            .offset(offset_bytes)
-            .build(),
-        Kind::Flush => opcode::Fsync::new(FILE)
-            .flags(types::FsyncFlags::DATASYNC)
-            .build(),
+        Kind::Read => opcode::Read::new(FILE, rest.as_mut_ptr(), len).offset(offset_bytes).build(),
+        Kind::Write => opcode::Write::new(FILE, rest.as_ptr(), len).offset(offset_bytes).build(),
+        Kind::Flush => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
     }
 }
 

@@ -24,9 +24,7 @@ pub(super) struct RemoveUnlessKept {
 
 impl RemoveUnlessKept {
     pub(super) fn new(path: &Path) -> Self {
-        Self {
-            path: Some(path.to_owned()),
-        }
+        Self { path: Some(path.to_owned()) }
     }
 
     pub(super) fn keep(&mut self) {
@@ -49,9 +47,7 @@ pub(super) fn avoid_copy_on_write(path: &Path, fd: BorrowedFd<'_>) {
     let Ok(stat) = fs::fstatfs(fd) else { return };
     let magic = u64::try_from(stat.f_type).unwrap_or(0);
     let done = match magic {
-        BTRFS => fs::ioctl_getflags(fd)
-            .and_then(|flags| fs::ioctl_setflags(fd, flags | IFlags::NOCOW))
-            .is_ok(),
+        BTRFS => fs::ioctl_getflags(fd).and_then(|flags| fs::ioctl_setflags(fd, flags | IFlags::NOCOW)).is_ok(),
         BCACHEFS | ZFS => false,
         _ => true,
     };
@@ -76,16 +72,10 @@ pub(super) fn reserve(path: &Path, fd: BorrowedFd<'_>, len_bytes: u64) -> Result
             Err(Errno::INTR) => {}
             Err(Errno::NOSPC | Errno::DQUOT) => return Err(no_space(path, fd, len_bytes)),
             Err(Errno::FBIG) => {
-                return Err(DeviceError::unsupported(
-                    path,
-                    format!("a file of {len_bytes} bytes is too large for this file system"),
-                ));
+                return Err(DeviceError::unsupported(path, format!("a file of {len_bytes} bytes is too large for this file system")));
             }
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                return Err(DeviceError::unsupported(
-                    path,
-                    "its file system cannot reserve space: use another, or a block device",
-                ));
+                return Err(DeviceError::unsupported(path, "its file system cannot reserve space: use another, or a block device"));
             }
             Err(errno) => return Err(DeviceError::of(path, "reserve the space of", errno)),
         }
@@ -101,11 +91,7 @@ pub(super) fn reserve(path: &Path, fd: BorrowedFd<'_>, len_bytes: u64) -> Result
 }
 
 fn no_space(path: &Path, fd: BorrowedFd<'_>, needed_bytes: u64) -> DeviceError {
-    DeviceError::NoSpace {
-        path: path.to_owned(),
-        needed_bytes,
-        free_bytes: free_bytes(fd).unwrap_or(0),
-    }
+    DeviceError::NoSpace { path: path.to_owned(), needed_bytes, free_bytes: free_bytes(fd).unwrap_or(0) }
 }
 
 /// What this user may still use; `None` where the file system does not say.

@@ -4,10 +4,7 @@ use super::*;
 use std::{fs::File, process::Command};
 
 fn sync() -> DeviceOptions {
-    DeviceOptions {
-        io: IoBackend::Sync,
-        direct: Direct::Off,
-    }
+    DeviceOptions { io: IoBackend::Sync, direct: Direct::Off }
 }
 
 fn refused(result: Result<Arc<dyn Device>, DeviceError>) -> DeviceError {
@@ -42,10 +39,7 @@ fn a_second_opening_is_refused_while_the_first_lasts() {
         drop(std::fs::remove_file(&path));
         let device = create_file(&path, 1 << 20, options).expect("create");
         let error = refused(open_file(&path, options));
-        assert_eq!(
-            error.to_string(),
-            format!("store {} is held by another process", path.display())
-        );
+        assert_eq!(error.to_string(), format!("store {} is held by another process", path.display()));
         drop(device);
         open_file(&path, options).expect("open");
     }
@@ -55,60 +49,27 @@ fn a_second_opening_is_refused_while_the_first_lasts() {
 fn each_refusal_has_its_kind_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
-    assert!(matches!(
-        refused(open_file(&path, sync())),
-        DeviceError::NotFound { .. }
-    ));
-    assert!(matches!(
-        refused(create_file(&dir.path().join("no/store"), 1 << 20, sync())),
-        DeviceError::NotFound { .. }
-    ));
-    assert!(matches!(
-        refused(create_file(&path, 4095, sync())),
-        DeviceError::TooSmall { .. }
-    ));
+    assert!(matches!(refused(open_file(&path, sync())), DeviceError::NotFound { .. }));
+    assert!(matches!(refused(create_file(&dir.path().join("no/store"), 1 << 20, sync())), DeviceError::NotFound { .. }));
+    assert!(matches!(refused(create_file(&path, 4095, sync())), DeviceError::TooSmall { .. }));
     let error = refused(create_file(&path, 1 << 60, sync()));
-    assert!(matches!(
-        error,
-        DeviceError::NoSpace { .. } | DeviceError::Unsupported { .. }
-    ));
+    assert!(matches!(error, DeviceError::NoSpace { .. } | DeviceError::Unsupported { .. }));
     assert!(!path.exists());
-    assert!(matches!(
-        refused(open_file(dir.path(), sync())),
-        DeviceError::Unsupported { .. }
-    ));
-    assert!(matches!(
-        refused(open_file(Path::new("/dev/null"), sync())),
-        DeviceError::Unsupported { .. }
-    ));
-    assert!(matches!(
-        refused(open_block_device(Path::new("/dev/null"), sync())),
-        DeviceError::Unsupported { .. }
-    ));
+    assert!(matches!(refused(open_file(dir.path(), sync())), DeviceError::Unsupported { .. }));
+    assert!(matches!(refused(open_file(Path::new("/dev/null"), sync())), DeviceError::Unsupported { .. }));
+    assert!(matches!(refused(open_block_device(Path::new("/dev/null"), sync())), DeviceError::Unsupported { .. }));
     File::create(&path).expect("an empty file");
-    assert!(matches!(
-        refused(open_file(&path, sync())),
-        DeviceError::TooSmall { .. }
-    ));
-    assert!(matches!(
-        refused(create_file(&path, 1 << 20, sync())),
-        DeviceError::Exists { .. }
-    ));
+    assert!(matches!(refused(open_file(&path, sync())), DeviceError::TooSmall { .. }));
+    assert!(matches!(refused(create_file(&path, 1 << 20, sync())), DeviceError::Exists { .. }));
     assert!(path.exists(), "a file of somebody else is not removed");
-    assert!(matches!(
-        DeviceError::of(&path, "open", Errno::ACCESS),
-        DeviceError::NotWritable { .. }
-    ));
+    assert!(matches!(DeviceError::of(&path, "open", Errno::ACCESS), DeviceError::NotWritable { .. }));
 }
 
 #[test]
 fn direct_io_is_on_only_where_it_works() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
-    let options = DeviceOptions {
-        direct: Direct::On,
-        ..sync()
-    };
+    let options = DeviceOptions { direct: Direct::On, ..sync() };
     match create_file(&path, 1 << 20, options) {
         Ok(device) => assert!(device.geometry().direct),
         Err(error) => {
@@ -130,19 +91,10 @@ impl Loop {
     fn new(sector_bytes: u32) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("disk");
-        File::create(&file)
-            .and_then(|file| file.set_len(8 << 20))
-            .expect("a file");
-        let output = Command::new("losetup")
-            .args(["--find", "--show", "--sector-size"])
-            .arg(sector_bytes.to_string())
-            .arg(&file)
-            .output();
+        File::create(&file).and_then(|file| file.set_len(8 << 20)).expect("a file");
+        let output = Command::new("losetup").args(["--find", "--show", "--sector-size"]).arg(sector_bytes.to_string()).arg(&file).output();
         match output {
-            Ok(output) if output.status.success() => Some(Self {
-                path: String::from_utf8_lossy(&output.stdout).trim().into(),
-                _dir: dir,
-            }),
+            Ok(output) if output.status.success() => Some(Self { path: String::from_utf8_lossy(&output.stdout).trim().into(), _dir: dir }),
             Ok(output) => {
                 let reason = String::from_utf8_lossy(&output.stderr).into_owned();
                 println!("skipped: no loop device: {reason}");
@@ -169,10 +121,7 @@ async fn a_block_device_of_either_sector_size_is_used_directly() {
             return;
         };
         for io in [IoBackend::Sync, IoBackend::Auto] {
-            let options = DeviceOptions {
-                io,
-                ..DeviceOptions::default()
-            };
+            let options = DeviceOptions { io, ..DeviceOptions::default() };
             let device = open_block_device(&disk.path, options).expect("open");
             let geometry = device.geometry().clone();
             assert!(geometry.direct && geometry.block_device);
@@ -199,10 +148,7 @@ fn a_mounted_device_is_refused() {
     let Some(disk) = Loop::new(512) else { return };
     let made = Command::new("mkfs.ext4").arg("-q").arg(&disk.path).status();
     let dir = tempfile::tempdir().expect("a directory");
-    let mounted = Command::new("mount")
-        .arg(&disk.path)
-        .arg(dir.path())
-        .status();
+    let mounted = Command::new("mount").arg(&disk.path).arg(dir.path()).status();
     if !made.is_ok_and(|status| status.success()) || !mounted.is_ok_and(|status| status.success()) {
         println!("skipped: cannot make or mount a file system");
         return;

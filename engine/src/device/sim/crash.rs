@@ -21,10 +21,7 @@ pub struct CrashModel {
 
 impl Default for CrashModel {
     fn default() -> Self {
-        Self {
-            garbage: true,
-            unreadable: true,
-        }
+        Self { garbage: true, unreadable: true }
     }
 }
 
@@ -65,9 +62,7 @@ pub(super) fn power_cut(before: &Image, seed: u64, model: CrashModel) -> Image {
     let mut shares = BTreeMap::new();
     for (page, versions) in &before.cache {
         for version in versions {
-            let share = *shares
-                .entry(version.sequence)
-                .or_insert_with(|| Share::draw(&mut rng));
+            let share = *shares.entry(version.sequence).or_insert_with(|| Share::draw(&mut rng));
             for sector in 0..before.sectors_per_page() {
                 if share.takes(&mut rng) {
                     set_sector(&mut after, *page, sector, &version.page);
@@ -126,9 +121,7 @@ fn set_sector(image: &mut Image, page: u64, sector: u64, content: &Page) {
     let range = start..start + image.sector_bytes;
     Arc::make_mut(&mut stored)[range.clone()].copy_from_slice(&content[range]);
     image.durable.insert(page, stored);
-    image
-        .unreadable
-        .remove(&(page * image.sectors_per_page() + sector));
+    image.unreadable.remove(&(page * image.sectors_per_page() + sector));
 }
 
 /// The image that the death of the process leaves: the kernel has all that completed, and any part of what was under way.

@@ -65,10 +65,7 @@ struct Scheduled<F> {
 
 impl<F> Default for Scheduled<F> {
     fn default() -> Self {
-        Self {
-            seen: 0,
-            due: BTreeMap::new(),
-        }
+        Self { seen: 0, due: BTreeMap::new() }
     }
 }
 
@@ -97,30 +94,16 @@ impl Faults {
     }
 
     /// Where the read takes its bytes from, or why it fails.
-    pub(super) fn refuse_read(
-        &self,
-        offset_bytes: u64,
-        len_bytes: u64,
-        fault: Option<ReadFault>,
-    ) -> io::Result<u64> {
+    pub(super) fn refuse_read(&self, offset_bytes: u64, len_bytes: u64, fault: Option<ReadFault>) -> io::Result<u64> {
         self.here()?;
         let range = offset_bytes..offset_bytes + len_bytes;
-        let failing = self
-            .failing_reads
-            .iter()
-            .any(|bad| bad.start < range.end && range.start < bad.end);
+        let failing = self.failing_reads.iter().any(|bad| bad.start < range.end && range.start < bad.end);
         match fault {
             _ if failing => Err(Errno::IO.into()),
             Some(ReadFault::Fail) => Err(Errno::IO.into()),
             Some(ReadFault::Misdirect { from_bytes }) => {
-                let inside = from_bytes
-                    .checked_add(len_bytes)
-                    .is_some_and(|end| end <= self.device_bytes);
-                if inside {
-                    Ok(from_bytes)
-                } else {
-                    Err(Errno::IO.into())
-                }
+                let inside = from_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.device_bytes);
+                if inside { Ok(from_bytes) } else { Err(Errno::IO.into()) }
             }
             _ => Ok(offset_bytes),
         }
@@ -191,8 +174,7 @@ impl SimHandle {
         let mut state = self.device.shared.state.lock();
         let image = &mut state.image;
         let sector_bytes = image.sector_bytes as u64;
-        let pages =
-            range_bytes.start / PAGE_BYTES as u64..range_bytes.end.div_ceil(PAGE_BYTES as u64);
+        let pages = range_bytes.start / PAGE_BYTES as u64..range_bytes.end.div_ceil(PAGE_BYTES as u64);
         for page in pages {
             if let Some(version) = image.cache.remove(&page).and_then(|mut all| all.pop()) {
                 image.store(page, version.page);

@@ -90,11 +90,7 @@ impl Image {
 
     /// Puts a page into the cache, as the newest version.
     pub(super) fn cache_page(&mut self, page: u64, content: Page) {
-        let version = Version {
-            sequence: self.sequence,
-            page: content,
-            doomed: false,
-        };
+        let version = Version { sequence: self.sequence, page: content, doomed: false };
         self.cache.entry(page).or_default().push(version);
     }
 
@@ -122,10 +118,7 @@ impl Image {
     pub(super) fn mix(&self, old: &Page, new: &Page, rng: &mut Rng) -> Page {
         let mut mixed = old.clone();
         let bytes = Arc::make_mut(&mut mixed);
-        for (to, from) in bytes
-            .chunks_mut(self.sector_bytes)
-            .zip(new.chunks(self.sector_bytes))
-        {
+        for (to, from) in bytes.chunks_mut(self.sector_bytes).zip(new.chunks(self.sector_bytes)) {
             if rng.chance(4) {
                 to.copy_from_slice(from);
             }

@@ -11,11 +11,7 @@ fn device(seed: u64) -> SimDevice {
 }
 
 fn instant(sector_bytes: u32) -> SimDevice {
-    SimDevice::new(SimOptions {
-        logical_sector_bytes: sector_bytes,
-        latency: Latency::None,
-        ..SimOptions::new(LEN_BYTES, 1)
-    })
+    SimDevice::new(SimOptions { logical_sector_bytes: sector_bytes, latency: Latency::None, ..SimOptions::new(LEN_BYTES, 1) })
 }
 
 fn page_of(byte: u8) -> AlignedBuf {
@@ -25,29 +21,21 @@ fn page_of(byte: u8) -> AlignedBuf {
 }
 
 async fn write(device: &SimDevice, offset_bytes: u64, byte: u8) {
-    device
-        .write(offset_bytes, page_of(byte))
-        .await
-        .1
-        .expect("write");
+    device.write(offset_bytes, page_of(byte)).await.1.expect("write");
 }
 
 async fn read(device: &SimDevice, offset_bytes: u64) -> io::Result<AlignedBuf> {
-    let (buf, result) = device
-        .read(offset_bytes, AlignedBuf::zeroed(PAGE_BYTES))
-        .await;
+    let (buf, result) = device.read(offset_bytes, AlignedBuf::zeroed(PAGE_BYTES)).await;
     result.map(|()| buf)
 }
 
 /// The bytes of a page by sector of 512 bytes, if each sector has only one; 0xee for one that has several.
 fn sectors(page: &[u8]) -> Vec<u8> {
     page.chunks(512)
-        .map(
-            |sector| match sector.iter().all(|byte| *byte == sector[0]) {
-                true => sector[0],
-                false => 0xee,
-            },
-        )
+        .map(|sector| match sector.iter().all(|byte| *byte == sector[0]) {
+            true => sector[0],
+            false => 0xee,
+        })
         .collect()
 }
 
@@ -76,11 +64,7 @@ async fn any_subset_of_unflushed_sectors_survives_a_crash() {
         assert!(found.iter().all(|byte| (1..=3).contains(byte)));
         seen.insert(found);
     }
-    assert!(
-        [[1; 8], [2; 8], [3; 8]]
-            .iter()
-            .all(|all| seen.contains(&all[..]))
-    );
+    assert!([[1; 8], [2; 8], [3; 8]].iter().all(|all| seen.contains(&all[..])));
     assert!(seen.len() > 50, "torn pages too");
 }
 
@@ -90,13 +74,7 @@ async fn the_same_seed_gives_the_same_crash() {
     for page in 0..16 {
         write(&device, page * 4096, 7).await;
     }
-    let image = |seed| {
-        device
-            .crash(seed)
-            .handle()
-            .peek(0..16 * 4096)
-            .expect("peek")
-    };
+    let image = |seed| device.crash(seed).handle().peek(0..16 * 4096).expect("peek");
     assert_eq!(image(5), image(5));
     assert_ne!(image(5), image(6));
 }
@@ -138,13 +116,8 @@ async fn an_interrupted_write_leaves_sectors_old_new_garbage_or_unreadable() {
                 }
             }
         }
-        let model = CrashModel {
-            garbage: false,
-            unreadable: false,
-        };
-        let mild = read(&device.crash_with(seed, model), 0)
-            .await
-            .expect("read");
+        let model = CrashModel { garbage: false, unreadable: false };
+        let mild = read(&device.crash_with(seed, model), 0).await.expect("read");
         assert!(sectors(&mild).iter().all(|byte| [1, 2].contains(byte)));
     }
     assert!(old > 0 && new > 0 && garbage > 0 && unreadable > 0);
@@ -157,10 +130,7 @@ async fn a_sector_of_4096_bytes_is_never_torn() {
     device.flush().await.expect("flush");
     write(&device, 0, 2).await;
     let _under_way = device.write(0, page_of(3));
-    let model = CrashModel {
-        garbage: false,
-        ..CrashModel::default()
-    };
+    let model = CrashModel { garbage: false, ..CrashModel::default() };
     for seed in 0..300 {
         if let Ok(page) = read(&device.crash_with(seed, model), 0).await {
             assert!(page.iter().all(|byte| *byte == page[0]));
@@ -172,13 +142,7 @@ async fn a_sector_of_4096_bytes_is_never_torn() {
 async fn an_unreadable_sector_can_be_read_once_it_was_written() {
     let device = device(1);
     device.handle().make_unreadable(512..1024);
-    assert_eq!(
-        read(&device, 0)
-            .await
-            .expect_err("unreadable")
-            .raw_os_error(),
-        Some(5)
-    );
+    assert_eq!(read(&device, 0).await.expect_err("unreadable").raw_os_error(), Some(5));
     assert!(read(&device, 4096).await.is_ok());
     write(&device, 0, 1).await;
     assert!(read(&device, 0).await.is_ok());
@@ -286,10 +250,7 @@ async fn rot_stays_until_the_place_is_written() {
     assert_eq!(read(&device.crash(1), 0).await.expect("read")[10], 0x81);
     device.handle().rot_some(0..4096, 1);
     device.handle().poke(4096, &[1, 2, 3]);
-    assert_eq!(
-        device.handle().peek(4095..4099).expect("peek")[1..],
-        [1, 2, 3]
-    );
+    assert_eq!(device.handle().peek(4095..4099).expect("peek")[1..], [1, 2, 3]);
     write(&device, 0, 1).await;
     assert_eq!(sectors(&read(&device, 0).await.expect("read")), [1; 8]);
 }
@@ -327,10 +288,7 @@ async fn a_flush_that_lies_makes_nothing_durable() {
 async fn operations_complete_in_an_order_drawn_from_the_seed() {
     async fn order(seed: u64) -> Vec<u64> {
         let device = SimDevice::new(SimOptions {
-            latency: Latency::Sleep {
-                min: Duration::from_millis(1),
-                max: Duration::from_secs(1),
-            },
+            latency: Latency::Sleep { min: Duration::from_millis(1), max: Duration::from_secs(1) },
             ..SimOptions::new(LEN_BYTES, seed)
         });
         let order = Mutex::new(Vec::new());

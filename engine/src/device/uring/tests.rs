@@ -13,9 +13,7 @@ struct Piped {
 fn piped(slow_after: Duration) -> Option<Piped> {
     let (output, input) = io::pipe().expect("a pipe");
     let input = input.into();
-    let backing = Backing::lock(output.into())
-        .expect("a lock")
-        .expect("a free lock");
+    let backing = Backing::lock(output.into()).expect("a lock").expect("a free lock");
     let geometry = Geometry {
         len_bytes: 1 << 20,
         logical_sector_bytes: 512,
@@ -115,9 +113,7 @@ async fn a_full_queue_makes_futures_wait_and_then_serves_them_all() {
     let Some(Piped { device, input }) = piped(SLOW_AFTER) else {
         return;
     };
-    let reads: Vec<_> = (0..REQUESTS_MAX + 100)
-        .map(|_| device.read(0, AlignedBuf::take(PAGE_BYTES)))
-        .collect();
+    let reads: Vec<_> = (0..REQUESTS_MAX + 100).map(|_| device.read(0, AlignedBuf::take(PAGE_BYTES))).collect();
     assert_eq!(device.counters().in_flight, REQUESTS_MAX as u64);
     let total = reads.len() * PAGE_BYTES;
     let sending = thread::spawn(move || send(&input, &vec![5; total]));

@@ -1,0 +1,120 @@
+//! Images: copies of the table from which recovery starts, so that the log can be short.
+//!
+//! Always true here: the superblock points to an image only after a flush that was issued after its last unit was written; the
+//! image in force is never overwritten; the log before the image in force is released when the next one begins.
+
+use crate::{
+    core::Core,
+    device::{AlignedBuf, PAGE_BYTES},
+    error::PutError,
+    format::{
+        image::{BlockTable, UNIT_BYTES, seal_unit},
+        superblock::ImageInForce,
+        types::Lsn,
+    },
+    sequencer::{Control, Snapshot},
+    stats::count,
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// An image is written at least this often while the log grows.
+const IMAGE_INTERVAL: Duration = Duration::from_secs(600);
+/// Units that one write carries.
+const UNITS_PER_WRITE: u32 = 16;
+
+/// Asks for a flush that covers everything complete now; gives the LSN that it covers.
+pub(crate) async fn flush(core: &Core) -> Result<Lsn, PutError> {
+    let (send, receive) = oneshot::channel();
+    let closed = || PutError::Unavailable("store is closed".into());
+    core.control.send(Control::Flush(send)).await.map_err(|_| closed())?;
+    receive.await.map_err(|_| closed())?
+}
+
+/// Writes images when a third of the ring is used, or now and then.
+pub(crate) async fn run(core: Arc<Core>) {
+    let mut last = core.superblocks.current().await.image;
+    let mut timer = tokio::time::interval(IMAGE_INTERVAL);
+    timer.tick().await;
+    loop {
+        let changed = core.log_changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let used = (core.log_head.load(Ordering::Acquire) + 1).saturating_sub(last.replay_page);
+        let mut wanted = used * 3 >= core.layout.log_pages;
+        if !wanted {
+            tokio::select! {
+                () = changed => continue,
+                _ = timer.tick() => wanted = core.published() > last.replay_after,
+                () = core.poison.happened() => return,
+            }
+        }
+        if wanted {
+            match write_image(&core).await {
+                Ok(image) => last = image,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Writes an image and puts it in force.
+pub(crate) async fn write_image(core: &Core) -> Result<ImageInForce, PutError> {
+    let previous = core.superblocks.current().await.image;
+    let closed = || PutError::Unavailable("store is closed".into());
+    let (send, receive) = oneshot::channel();
+    core.control.send(Control::Snapshot(send)).await.map_err(|_| closed())?;
+    let Snapshot { published, replay_page, rows } = receive.await.map_err(|_| closed())?;
+    let image = ImageInForce {
+        slot: if previous.number == 0 { 0 } else { 1 - previous.slot },
+        number: previous.number + 1,
+        replay_after: published,
+        replay_page,
+    };
+    // From here on the slot's old image is gone, and with it the need for the log before the one in force.
+    if previous.number > 0 {
+        core.log_tail.store(previous.replay_page, Ordering::Release);
+        core.log_changed.notify_waiters();
+    }
+    let table = BlockTable { lsn: published, tick: core.clock.tick(), rows };
+    let copy_bytes = BlockTable::copy_bytes(core.layout.block_count) as usize;
+    for copy in 0..2 {
+        let mut buf = AlignedBuf::take(copy_bytes);
+        table.encode(&core.mask, image.number, &mut buf[..copy_bytes]);
+        core.write(core.layout.block_table_offset(image.slot, copy), buf, "block table").await?;
+    }
+    let units = core.table.units();
+    let mut first = 0;
+    while first < units {
+        let n = UNITS_PER_WRITE.min(units - first);
+        let mut buf = AlignedBuf::take(n as usize * UNIT_BYTES);
+        for (unit, bytes) in (first..first + n).zip(buf.chunks_exact_mut(UNIT_BYTES)) {
+            let lsn = core.table.copy_unit(unit, bytes);
+            seal_unit(&core.mask, image.number, unit, lsn, bytes);
+        }
+        core.write(core.layout.image_unit_offset(image.slot, first), buf, "image").await?;
+        first += n;
+    }
+    let mark = flush(core).await?;
+    core.superblocks
+        .update(|s| {
+            s.previous_image = s.image;
+            s.image = image;
+            s.mark = mark;
+        })
+        .await
+        .map_err(|e| core.poison.set(format!("write superblocks: {e}")))?;
+    // A store without an older image needs nothing before this one.
+    if previous.number == 0 {
+        core.log_tail.store(image.replay_page, Ordering::Release);
+    }
+    core.log_changed.notify_waiters();
+    count(&core.counters.images, 1);
+    tracing::debug!(number = image.number, units, replay_page, "image written");
+    Ok(image)
+}
+
+const _: () = assert!(UNIT_BYTES.is_multiple_of(PAGE_BYTES));

@@ -1,0 +1,193 @@
+//! What all parts of an open store share.
+//!
+//! Lock order: none of these is held across an await; `space` and a table unit's lock are innermost.
+
+use crate::{
+    cache::RecordCache,
+    clock::AgeClock,
+    device::{AlignedBuf, Device},
+    engine::OpenOptions,
+    error::PutError,
+    format::{
+        crc::CrcMask,
+        layout::{LOAD_MAX_PERCENT, LOAD_RECLAIM_PERCENT, Layout},
+        record::RecordKey,
+        types::{Epoch, KeyHash, Lsn, Place},
+    },
+    map::{census::Census, hasher::KeyHasher, table::Table},
+    sequencer::{Control, Request},
+    space::Space,
+    stats::{Counters, count},
+    superblocks::Superblocks,
+    upload::Uploads,
+};
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::Instant,
+};
+
+/// Bytes of payloads that may wait for the sequencer at once.
+pub(crate) const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// Longest wait for room before a put is refused.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The parts.
+pub(crate) struct Core {
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) options: OpenOptions,
+    pub(crate) layout: Layout,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) epoch: Epoch,
+    pub(crate) mask: CrcMask,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) census: Arc<Census>,
+    pub(crate) table: Table,
+    pub(crate) space: Space,
+    pub(crate) clock: AgeClock,
+    pub(crate) cache: RecordCache,
+    pub(crate) counters: Counters,
+    pub(crate) uploads: Uploads,
+    pub(crate) superblocks: Superblocks,
+    pub(crate) poison: Poison,
+    pub(crate) puts: mpsc::Sender<Request>,
+    pub(crate) control: mpsc::Sender<Control>,
+    /// Bounds the payload bytes on their way to the sequencer.
+    pub(crate) queued: Arc<Semaphore>,
+    /// Everything up to here is durable.
+    pub(crate) durable: watch::Sender<Lsn>,
+    /// Everything up to here is published.
+    pub(crate) published: AtomicU64,
+    /// First log page that recovery would still need.
+    pub(crate) log_tail: AtomicU64,
+    /// Last log page in use.
+    pub(crate) log_head: AtomicU64,
+    pub(crate) unflushed_bytes: AtomicU64,
+    /// An image should be considered, or pages of the log came free.
+    pub(crate) log_changed: Notify,
+}
+
+impl Core {
+    pub(crate) fn hash(&self, key: &RecordKey) -> KeyHash {
+        self.hasher.hash(key)
+    }
+
+    /// Device offset of a place, if its block exists.
+    pub(crate) fn device_offset(&self, place: Place) -> Option<u64> {
+        let physical = self.layout.physical(place.vbn)?;
+        let offset = place.offset_bytes();
+        (offset < self.layout.block_bytes).then(|| self.layout.block_offset(physical) + offset)
+    }
+
+    /// Writes pages; a failure poisons writing.
+    pub(crate) async fn write(&self, offset: u64, buf: AlignedBuf, what: &'static str) -> Result<AlignedBuf, PutError> {
+        debug_assert!(offset >= 2 * crate::device::PAGE_BYTES as u64, "superblocks are written by their own module");
+        count(&self.counters.written_bytes, buf.len() as u64);
+        let (buf, result) = self.device.write(offset, buf).await;
+        match result {
+            Ok(()) => Ok(buf),
+            Err(e) => Err(self.poison.set(format!("write {what} at byte {offset}: {e}"))),
+        }
+    }
+
+    /// Flushes; a failure poisons writing.
+    pub(crate) async fn flush_device(&self) -> Result<(), PutError> {
+        count(&self.counters.flushes, 1);
+        let start = Instant::now();
+        let result = self.device.flush().await;
+        count(&self.counters.flush_us, start.elapsed().as_micros() as u64);
+        result.map_err(|e: io::Error| self.poison.set(format!("flush device: {e}")))
+    }
+
+    /// Slots in use from which blocks are reclaimed as if space were short.
+    pub(crate) fn slots_reclaim(&self) -> u64 {
+        self.table.slots() * LOAD_RECLAIM_PERCENT / 100
+    }
+    /// Slots that puts may fill.
+    pub(crate) fn slots_max(&self) -> u64 {
+        (self.table.slots() * LOAD_MAX_PERCENT / 100).max(1)
+    }
+
+    /// Keeps a slot for a put, waiting for reclaim where the table is full. Give it back with `table.release`.
+    pub(crate) async fn reserve_slot(&self, hash: &KeyHash) -> Result<(), PutError> {
+        if self.table.reserve(hash, self.slots_max()) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        loop {
+            let room = self.space.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.table.reserve(hash, self.slots_max()) {
+                count(&self.counters.slowed_us, start.elapsed().as_micros() as u64);
+                return Ok(());
+            }
+            self.poison.check()?;
+            self.space.wake();
+            if tokio::time::timeout_at(start + ROOM_WAIT_MAX, room).await.is_err() {
+                return Err(PutError::NoRoom(format!("table is full and no slot came free in {} s", ROOM_WAIT_MAX.as_secs())));
+            }
+        }
+    }
+
+    /// Waits until everything up to `lsn` is durable.
+    pub(crate) async fn wait_durable(&self, lsn: Lsn) -> Result<(), PutError> {
+        let mut durable = self.durable.subscribe();
+        loop {
+            if *durable.borrow_and_update() >= lsn {
+                return Ok(());
+            }
+            self.poison.check()?;
+            tokio::select! {
+                changed = durable.changed() => if changed.is_err() { return Err(PutError::Unavailable("store is closed".into())) },
+                () = self.poison.happened() => {}
+            }
+        }
+    }
+    pub(crate) fn published(&self) -> Lsn {
+        Lsn(self.published.load(Ordering::Acquire))
+    }
+}
+
+/// Why writing is off, once it is. Never cleared while the store is open.
+#[derive(Debug, Default)]
+pub(crate) struct Poison {
+    reason: OnceLock<String>,
+    notify: Notify,
+}
+
+impl Poison {
+    /// Turns writing off and gives the error for whoever noticed.
+    pub(crate) fn set(&self, reason: String) -> PutError {
+        if self.reason.set(reason.clone()).is_ok() {
+            tracing::error!(reason, "writing is off until a restart");
+        }
+        self.notify.notify_waiters();
+        PutError::Unavailable(self.reason.get().cloned().unwrap_or(reason))
+    }
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.reason.get().cloned()
+    }
+    pub(crate) fn check(&self) -> Result<(), PutError> {
+        self.reason.get().map_or(Ok(()), |r| Err(PutError::Unavailable(r.clone())))
+    }
+    /// Resolves when writing is turned off.
+    pub(crate) async fn happened(&self) {
+        loop {
+            let notified = self.notify.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.reason.get().is_some() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

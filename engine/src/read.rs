@@ -1,0 +1,363 @@
+//! Reading objects: from slot to verified bytes.
+//!
+//! Always true here: a byte leaves only after the CRC of its chunk passed, as [`Checksummed`]; a reader holds no block. When a record
+//! fails, the key is looked up again: if it moved, reading goes on there; only if its block still has the same tenant is it damage.
+
+use crate::{
+    cache::Piece,
+    core::Core,
+    device::{AlignedBuf, PAGE_BYTES},
+    error::ReadError,
+    format::{
+        crc::CHUNK_BYTES,
+        record::{Manifest, RecordFault, RecordHead, RecordKey, RecordKind},
+        types::{KeyHash, LengthClass, Place, SizeCheck, SlotKind},
+    },
+    key::{Key, KeySpace},
+    map::table::Found,
+    sequencer::{Change, Control, Request},
+    stats::count,
+};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+/// Payload bytes that one read carries.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
+const PIECE_CHUNKS: usize = PIECE_BYTES / CHUNK_BYTES;
+/// How often a key is looked up again when its record moved under the reader.
+const LOOKUPS_MAX: usize = 8;
+
+/// Bytes that passed their checksum on the way from the device, or that an upload brought and whose checksum was computed there.
+#[derive(Clone, Debug)]
+pub struct Checksummed(Bytes);
+
+impl Checksummed {
+    /// The bytes.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+/// The record at a place fails its checksum or cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault;
+
+/// Reads `bytes` at `offset` in the record's block, from the page before on. Says how many bytes precede.
+async fn read_pages(core: &Core, place: Place, offset: u64, bytes: u64) -> Option<(AlignedBuf, usize)> {
+    let physical = core.layout.physical(place.vbn)?;
+    let start = offset / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+    let end = (offset + bytes).next_multiple_of(PAGE_BYTES as u64).min(core.layout.block_bytes);
+    let length = usize::try_from(end.checked_sub(start)?).ok().filter(|n| *n > 0)?;
+    let (buf, result) = core.device.read(core.layout.block_offset(physical) + start, AlignedBuf::take(length)).await;
+    match result {
+        Ok(()) => Some((buf, usize::try_from(offset - start).ok()?)),
+        Err(e) => {
+            tracing::warn!(?place, "read record: {e}");
+            None
+        }
+    }
+}
+
+/// The head of the record at `place` and its first piece.
+pub(crate) async fn first_piece(core: &Core, place: Place, class: LengthClass) -> Result<Piece, Fault> {
+    if let Some(piece) = core.cache.get(place, 0) {
+        count(&core.counters.cache_hits, 1);
+        return Ok(piece);
+    }
+    count(&core.counters.record_reads, 1);
+    let length = u64::from(class.bytes_max()).min((PIECE_BYTES + PAGE_BYTES) as u64);
+    let (buf, skip) = read_pages(core, place, place.offset_bytes(), length).await.ok_or(Fault)?;
+    let head = match RecordHead::decode(&core.mask, place, buf.get(skip..).ok_or(Fault)?, core.layout.block_bytes) {
+        Ok(head) => head,
+        Err(RecordFault::Short(_) | RecordFault::Bad) => return Err(Fault),
+    };
+    let shape = head.shape();
+    let start = skip + shape.payload_offset;
+    let piece = seal(head.into(), buf, start, shape.payload_bytes.min(PIECE_BYTES), 0)?;
+    Ok(core.cache.put(place, 0, piece))
+}
+
+/// The piece that starts with chunk `first_chunk` of the record whose head is known.
+async fn later_piece(core: &Core, place: Place, head: &Arc<RecordHead>, first_chunk: usize) -> Result<Piece, Fault> {
+    let key = u32::try_from(first_chunk).map_err(|_| Fault)?;
+    if let Some(piece) = core.cache.get(place, key) {
+        count(&core.counters.cache_hits, 1);
+        return Ok(piece);
+    }
+    count(&core.counters.record_reads, 1);
+    let shape = head.shape();
+    let first_byte = first_chunk * CHUNK_BYTES;
+    let length = shape.payload_bytes.checked_sub(first_byte).ok_or(Fault)?.min(PIECE_BYTES);
+    let offset = place.offset_bytes() + (shape.payload_offset + first_byte) as u64;
+    let (buf, skip) = read_pages(core, place, offset, length as u64).await.ok_or(Fault)?;
+    let piece = seal(head.clone(), buf, skip, length, first_chunk)?;
+    Ok(core.cache.put(place, key, piece))
+}
+
+/// Verifies a stretch of a buffer and makes a piece of it, without a copy.
+fn seal(head: Arc<RecordHead>, buf: AlignedBuf, start: usize, length: usize, first_chunk: usize) -> Result<Piece, Fault> {
+    let data = buf.get(start..start + length).ok_or(Fault)?;
+    if !head.verify(first_chunk, data) {
+        return Err(Fault);
+    }
+    let data = Bytes::from_owner(buf).slice(start..start + length);
+    Ok(Piece { head, data })
+}
+
+/// Only the head of the record at `place`, verified.
+pub(crate) async fn head_only(core: &Core, place: Place) -> Option<RecordHead> {
+    if let Some(piece) = core.cache.get(place, 0) {
+        return Some((*piece.head).clone());
+    }
+    let mut length = 256;
+    loop {
+        let (buf, skip) = read_pages(core, place, place.offset_bytes(), length).await?;
+        match RecordHead::decode(&core.mask, place, buf.get(skip..)?, core.layout.block_bytes) {
+            Ok(head) => return Some(head),
+            Err(RecordFault::Short(more)) if more as u64 > length => length = more as u64,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The kind of slot that an object's key leads to (for content also a manifest's).
+pub(crate) fn slot_kind(key: &Key) -> SlotKind {
+    match key.space {
+        KeySpace::Content => SlotKind::Content,
+        KeySpace::Named => SlotKind::Named,
+    }
+}
+
+/// Takes a damaged record's slot out, now and in the log.
+pub(crate) fn drop_damaged(core: &Arc<Core>, hash: KeyHash, kind: SlotKind, place: Place) {
+    if !core.table.remove(core.table.address(&hash), place, None) {
+        return;
+    }
+    count(&core.counters.damaged_records, 1);
+    tracing::warn!(?place, ?kind, "record is damaged and was dropped");
+    log_delete(core, hash, kind, place);
+}
+
+/// Logs that the slot that said `place` is gone, without waiting.
+pub(crate) fn log_delete(core: &Arc<Core>, hash: KeyHash, kind: SlotKind, place: Place) {
+    let core = core.clone();
+    tokio::spawn(async move {
+        let (reply, _) = oneshot::channel();
+        let changes = vec![Change::Delete { hash, kind, from: place }];
+        let _ = core.control.send(Control::Changes(Request { changes, reply, permit: None })).await;
+    });
+}
+
+impl Core {
+    /// Notes that a slot's key is wanted. Cheap where it was noted in this tick already.
+    pub(crate) fn touch(&self, found: &Found) {
+        let stamp = self.clock.stamp();
+        if found.stamp != stamp {
+            self.table.touch(found.address, found.place, stamp);
+            if found.kind == SlotKind::Manifest {
+                // Its parts age with it; where the queue is full they do so when the object is read or reclaimed.
+                let _ = self.uploads.touched.try_send(*found);
+            }
+        }
+    }
+
+    /// Looks a key up without I/O and touches it.
+    pub(crate) fn present(&self, hash: &KeyHash, kind: SlotKind, size_bytes: Option<u64>) -> Option<Found> {
+        let found = self.table.find(hash, kind, size_bytes.map(SizeCheck::of)).first()?;
+        self.touch(&found);
+        Some(found)
+    }
+}
+
+/// The record of `key`, wherever it is, and its first piece.
+async fn find_record(core: &Arc<Core>, key: &RecordKey, kind: SlotKind, size_bytes: Option<u64>) -> Option<(Place, Piece)> {
+    let hash = core.hash(key);
+    for _ in 0..LOOKUPS_MAX {
+        let mut moved = false;
+        for found in core.table.find(&hash, kind, size_bytes.map(SizeCheck::of)).iter() {
+            core.touch(&found);
+            match first_piece(core, found.place, found.class).await {
+                Ok(piece) if piece.head.key == *key || same_part(&piece.head.key, key) => {
+                    if size_bytes.is_none_or(|s| s == piece.head.logical_bytes) {
+                        return Some((found.place, piece));
+                    }
+                }
+                // Another key with the same fingerprint.
+                Ok(_) => {}
+                Err(Fault) => {
+                    let still = core.table.find(&hash, kind, None).iter().any(|f| f.place == found.place);
+                    if still && core.census.is_live(found.place.vbn) {
+                        drop_damaged(core, hash, found.kind, found.place);
+                    } else {
+                        moved = true;
+                    }
+                }
+            }
+        }
+        if !moved {
+            return None;
+        }
+    }
+    None
+}
+
+/// A part is known by upload and index; the object's key is only a pointer back.
+fn same_part(a: &RecordKey, b: &RecordKey) -> bool {
+    match (a, b) {
+        (RecordKey::Part { upload_id: a, index: i, .. }, RecordKey::Part { upload_id: b, index: j, .. }) => a == b && i == j,
+        _ => false,
+    }
+}
+
+/// The manifest of a large object, read at its place.
+pub(crate) async fn manifest_at(core: &Core, place: Place, class: LengthClass) -> Option<(RecordKey, Manifest)> {
+    let piece = first_piece(core, place, class).await.ok()?;
+    if piece.head.kind != RecordKind::Manifest {
+        return None;
+    }
+    Manifest::decode(&piece.data, piece.head.logical_bytes).map(|m| (piece.head.key, m))
+}
+
+/// An object that was found. A small one is whole in memory, a large one is read as it is asked for.
+pub struct Object {
+    core: Arc<Core>,
+    key: Key,
+    place: Place,
+    first: Piece,
+    manifest: Option<Arc<Manifest>>,
+}
+
+/// Finds an object and reads its first record: `None` is a miss, also where that record turned out to be damaged.
+pub(crate) async fn find_object(core: &Arc<Core>, key: &Key, size_bytes: Option<u64>) -> Option<Object> {
+    let found = find_record(core, &RecordKey::Object(*key), slot_kind(key), size_bytes).await;
+    let object = found.and_then(|(place, first)| {
+        let manifest = match first.head.kind {
+            RecordKind::Manifest => Some(Arc::new(Manifest::decode(&first.data, first.head.logical_bytes)?)),
+            _ => None,
+        };
+        Some(Object { core: core.clone(), key: *key, place, first, manifest })
+    });
+    count(if object.is_some() { &core.counters.hits } else { &core.counters.misses }, 1);
+    object
+}
+
+impl Object {
+    /// Size of the object in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.first.head.logical_bytes
+    }
+    /// The whole object, if it is in memory as a whole.
+    pub fn whole(&self) -> Option<Checksummed> {
+        (self.manifest.is_none() && self.first.data.len() as u64 == self.size_bytes()).then(|| Checksummed(self.first.data.clone()))
+    }
+    /// A reader from byte `offset` on, of at most `limit` bytes. An offset at the end is an empty range; one behind it is an error.
+    pub fn reader(self, offset: u64, limit: Option<u64>) -> Result<Reader, ReadError> {
+        let size = self.size_bytes();
+        if offset > size {
+            return Err(ReadError::OutOfRange { offset_bytes: offset, size_bytes: size });
+        }
+        let end = limit.map_or(size, |l| offset.saturating_add(l).min(size));
+        Ok(Reader { object: self, next: offset, end, ahead: None })
+    }
+    /// The first byte of the piece that holds byte `at`, and what leads to it.
+    fn locate(&self, at: u64) -> (u64, PieceId) {
+        let (index, part_start) = match &self.manifest {
+            Some(m) => (Some(at / m.part_bytes), at / m.part_bytes * m.part_bytes),
+            None => (None, 0),
+        };
+        let piece = (at - part_start) / PIECE_BYTES as u64;
+        (part_start + piece * PIECE_BYTES as u64, PieceId { index, first_chunk: piece as usize * PIECE_CHUNKS })
+    }
+    async fn fetch(core: Arc<Core>, id: PieceId, source: Source) -> Option<Bytes> {
+        let (place, first) = match source {
+            Source::Here(place, first) => (place, first),
+            Source::Part(key) => find_record(&core, &key, SlotKind::Part, None).await?,
+        };
+        if id.first_chunk == 0 {
+            return Some(first.data);
+        }
+        match later_piece(&core, place, &first.head, id.first_chunk).await {
+            Ok(piece) => Some(piece.data),
+            Err(_) => {
+                // It may have moved since its head was read: once more, from the table.
+                let key = first.head.key;
+                let kind = first.head.kind.slot()?;
+                let (now, first) = find_record(&core, &key, kind, None).await?;
+                if now == place {
+                    drop_damaged(&core, core.hash(&key), kind, place);
+                    return None;
+                }
+                later_piece(&core, now, &first.head, id.first_chunk).await.ok().map(|p| p.data)
+            }
+        }
+    }
+    fn source(&self, id: PieceId) -> Source {
+        match (&self.manifest, id.index) {
+            (Some(m), Some(index)) => Source::Part(RecordKey::Part { upload_id: m.upload_id, index, object: self.key }),
+            _ => Source::Here(self.place, self.first.clone()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PieceId {
+    index: Option<u64>,
+    first_chunk: usize,
+}
+
+enum Source {
+    Here(Place, Piece),
+    Part(RecordKey),
+}
+
+/// Pieces of an object, in order, each up to 1 MiB. Holds at most two pieces at a time.
+pub struct Reader {
+    object: Object,
+    next: u64,
+    end: u64,
+    ahead: Option<(PieceId, JoinHandle<Option<Bytes>>)>,
+}
+
+impl Reader {
+    /// Bytes that are still to come.
+    pub fn remaining_bytes(&self) -> u64 {
+        self.end - self.next
+    }
+    /// The next piece; `None` at the end of the range. After an error there is nothing more to come.
+    pub async fn next(&mut self) -> Option<Result<Checksummed, ReadError>> {
+        if self.next >= self.end {
+            return None;
+        }
+        let (start, id) = self.object.locate(self.next);
+        let fetched = match self.ahead.take() {
+            Some((ahead, handle)) if ahead == id => handle.await.ok().flatten(),
+            _ => Object::fetch(self.object.core.clone(), id, self.object.source(id)).await,
+        };
+        let from = self.next;
+        let piece = fetched.and_then(|data| {
+            let skip = usize::try_from(from - start).ok()?;
+            let take = usize::try_from(self.end - from).unwrap_or(usize::MAX).min(data.len().checked_sub(skip)?);
+            (take > 0).then(|| data.slice(skip..skip + take))
+        });
+        let Some(piece) = piece else {
+            self.end = self.next;
+            self.lost();
+            return Some(Err(ReadError::Lost { offset_bytes: from }));
+        };
+        self.next += piece.len() as u64;
+        if self.next < self.end {
+            let (_, id) = self.object.locate(self.next);
+            let fetch = Object::fetch(self.object.core.clone(), id, self.object.source(id));
+            self.ahead = Some((id, tokio::spawn(fetch)));
+        }
+        Some(Ok(Checksummed(piece)))
+    }
+    /// A large object that lacks a part is no longer one.
+    fn lost(&self) {
+        if self.object.manifest.is_some() {
+            let hash = self.object.core.hash(&RecordKey::Object(self.object.key));
+            drop_damaged(&self.object.core, hash, SlotKind::Manifest, self.object.place);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What each block is being used for, and who may have the next one.
+//!
+//! ```text
+//! Free ─header written, BlockOpen logged─► Opening ─durable─► Ready ─taken─► Active ─full─► Sealed
+//!   ▲                                                                                        │
+//!   └──durable── Retired ◄─BlockRetire published─ Reclaiming ◄─────────────victim────────────┘
+//! ```
+//! Always true here: a block is in one state; nothing is written into a block whose BlockOpen, and whose last tenant's BlockRetire,
+//! are not durable; the last [`CARRY_BLOCKS`] spare blocks are for reclaim's copies alone. Lock order: innermost; no await under it.
+
+use crate::format::{
+    image::BlockRow,
+    layout::Layout,
+    types::{Lsn, Vbn},
+};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use tokio::sync::Notify;
+
+/// Spare blocks that only reclaim may take.
+pub(crate) const CARRY_BLOCKS: u64 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Free,
+    Opening,
+    Ready,
+    Active,
+    Sealed,
+    Reclaiming,
+    Retired,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    /// The tenant, or the last one.
+    vbn: Vbn,
+    state: State,
+    fill_bytes: u32,
+    /// Places given out in it whose entries are not yet published or abandoned.
+    pending: u32,
+}
+
+/// A block to write into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) vbn: Vbn,
+    pub(crate) physical: u32,
+    pub(crate) fill_bytes: u32,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rows: Vec<Row>,
+    free: VecDeque<u32>,
+    ready: VecDeque<u32>,
+    /// Blocks that wait for their log entry to be flushed.
+    opening: Vec<(u32, Lsn)>,
+    retired: Vec<(u32, Lsn)>,
+}
+
+/// The blocks.
+#[derive(Debug)]
+pub(crate) struct Space {
+    inner: Mutex<Inner>,
+    /// Somebody may find a ready block, or room in the table, now.
+    pub(crate) room: Notify,
+    /// Blocks may have to be opened.
+    pub(crate) opening: Notify,
+    /// Blocks may have to be reclaimed, or a tick is due.
+    pub(crate) reclaim: Notify,
+    reserve_blocks: u64,
+    ahead_blocks: u64,
+    layout: Layout,
+}
+
+impl Space {
+    /// All blocks free, with the tenants that they had last.
+    pub(crate) fn new(layout: Layout) -> Self {
+        let blocks = u64::from(layout.block_count);
+        let rows = vec![Row { vbn: Vbn::NONE, state: State::Free, fill_bytes: 0, pending: 0 }; layout.block_count as usize];
+        let free = (0..layout.block_count).collect();
+        Self {
+            inner: Mutex::new(Inner { rows, free, ready: VecDeque::new(), opening: Vec::new(), retired: Vec::new() }),
+            room: Notify::new(),
+            opening: Notify::new(),
+            reclaim: Notify::new(),
+            reserve_blocks: (blocks / 16).max(2),
+            ahead_blocks: (blocks / 32).clamp(2, 8),
+            layout,
+        }
+    }
+
+    /// Has those look who open and reclaim blocks.
+    pub(crate) fn wake(&self) {
+        self.opening.notify_one();
+        self.reclaim.notify_one();
+    }
+
+    /// Takes over what recovery found: per block its row, and the tenants that go on where they stopped.
+    pub(crate) fn load(&self, rows: &[BlockRow]) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.free.clear();
+        for (physical, (row, found)) in (0u32..).zip(inner.rows.iter_mut().zip(rows)) {
+            *row = Row { vbn: found.vbn, state: State::Free, fill_bytes: found.fill_bytes, pending: 0 };
+            match (found.live, found.sealed) {
+                (false, _) => inner.free.push_back(physical),
+                (true, true) => row.state = State::Sealed,
+                (true, false) => {
+                    row.state = State::Ready;
+                    inner.ready.push_back(physical);
+                }
+            }
+        }
+    }
+
+    /// Bytes of the blocks that are not reserved.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        let reserved = CARRY_BLOCKS + self.reserve_blocks + self.ahead_blocks;
+        (u64::from(self.layout.block_count) - reserved.min(u64::from(self.layout.block_count) / 2)) * self.layout.block_bytes
+    }
+    /// Bytes that uploads may hold before they count as accepted.
+    pub(crate) fn upload_reserve_bytes(&self) -> u64 {
+        self.reserve_blocks * self.layout.block_bytes
+    }
+
+    /// A block for records. `None` if there is none now; wait for [`Self::room`].
+    pub(crate) fn take(&self, carry: bool) -> Option<Taken> {
+        let taken = self.inner.lock().take(carry);
+        self.wake();
+        taken
+    }
+
+    /// A free block that should be opened now, with its next tenant; it is `Opening` from here on.
+    pub(crate) fn start_opening(&self) -> Option<(u32, Vbn)> {
+        let mut inner = self.inner.lock();
+        if (inner.ready.len() + inner.opening.len()) as u64 >= self.ahead_blocks + CARRY_BLOCKS {
+            return None;
+        }
+        while let Some(physical) = inner.free.pop_front() {
+            let row = inner.rows.get_mut(physical as usize)?;
+            // A block whose numbers are used up stays out of use: 2^32 / stride generations.
+            if let Some(vbn) = self.layout.next_vbn(physical, row.vbn) {
+                // Until BlockOpen is published an image must not see the last tenant as alive.
+                row.state = State::Opening;
+                row.fill_bytes = 0;
+                return Some((physical, vbn));
+            }
+        }
+        None
+    }
+    /// BlockOpen was published: the tenant is there, and may be written once `lsn` is durable.
+    pub(crate) fn opened(&self, physical: u32, vbn: Vbn, lsn: Lsn) {
+        let mut inner = self.inner.lock();
+        if let Some(row) = inner.rows.get_mut(physical as usize) {
+            *row = Row { vbn, state: State::Opening, fill_bytes: crate::device::PAGE_BYTES as u32, pending: 0 };
+            inner.opening.push((physical, lsn));
+        }
+    }
+    /// BlockRetire was published.
+    pub(crate) fn retired(&self, physical: u32, lsn: Lsn) {
+        let mut inner = self.inner.lock();
+        if let Some(row) = inner.rows.get_mut(physical as usize) {
+            row.state = State::Retired;
+            inner.retired.push((physical, lsn));
+        }
+    }
+    /// Everything up to `lsn` is durable.
+    pub(crate) fn durable(&self, lsn: Lsn) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        for (list, to, state) in [(&mut inner.opening, &mut inner.ready, State::Ready), (&mut inner.retired, &mut inner.free, State::Free)]
+        {
+            list.retain(|(physical, at)| {
+                if *at > lsn {
+                    return true;
+                }
+                if let Some(row) = inner.rows.get_mut(*physical as usize) {
+                    row.state = state;
+                }
+                to.push_back(*physical);
+                false
+            });
+        }
+        self.room.notify_waiters();
+        self.wake();
+    }
+    /// Whether blocks wait for a flush while fewer than two are ready.
+    pub(crate) fn wants_flush(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.ready.len() < 2 && !(inner.opening.is_empty() && inner.retired.is_empty())
+    }
+
+    /// A place in the block was given out.
+    pub(crate) fn pending(&self, physical: u32, n: u32) {
+        if let Some(row) = self.inner.lock().rows.get_mut(physical as usize) {
+            row.pending += n;
+        }
+    }
+    /// A place given out was published (its record ends at `end_bytes`) or abandoned (`end_bytes` 0).
+    pub(crate) fn settled(&self, physical: u32, n: u32, end_bytes: u32) {
+        let mut inner = self.inner.lock();
+        let Some(row) = inner.rows.get_mut(physical as usize) else { return };
+        row.pending = row.pending.saturating_sub(n);
+        row.fill_bytes = row.fill_bytes.max(end_bytes);
+        if row.pending == 0 && row.state == State::Sealed {
+            drop(inner);
+            self.wake();
+        }
+    }
+    /// Nothing more is added to the block.
+    pub(crate) fn sealed(&self, physical: u32) {
+        if let Some(row) = self.inner.lock().rows.get_mut(physical as usize) {
+            row.state = State::Sealed;
+        }
+        self.wake();
+    }
+    /// A block that was taken and not used up goes back.
+    pub(crate) fn give_back(&self, physical: u32, fill_bytes: u32) {
+        let mut inner = self.inner.lock();
+        if let Some(row) = inner.rows.get_mut(physical as usize) {
+            row.state = State::Ready;
+            row.fill_bytes = row.fill_bytes.max(fill_bytes);
+            inner.ready.push_front(physical);
+        }
+        drop(inner);
+        self.room.notify_waiters();
+    }
+
+    /// Whether blocks are so short that one must be reclaimed, when uploads hold `upload_bytes` that are not yet accepted.
+    pub(crate) fn short(&self, upload_bytes: u64) -> bool {
+        let held = (upload_bytes / self.layout.block_bytes).min(self.reserve_blocks);
+        self.inner.lock().spare() < CARRY_BLOCKS + self.ahead_blocks + self.reserve_blocks - held
+    }
+    /// Blocks that hold nothing, or will soon.
+    pub(crate) fn spare_blocks(&self) -> u64 {
+        self.inner.lock().spare()
+    }
+    /// Sealed blocks all of whose entries are published, oldest tenant first.
+    pub(crate) fn candidates(&self) -> Vec<(u32, Vbn)> {
+        let inner = self.inner.lock();
+        let sealed = inner.rows.iter().zip(0u32..).filter(|(r, _)| r.state == State::Sealed && r.pending == 0);
+        let mut all: Vec<_> = sealed.map(|(r, physical)| (physical, r.vbn)).collect();
+        all.sort_unstable_by_key(|(_, vbn)| vbn.0 / self.layout.vbn_stride);
+        all
+    }
+    /// Begins to empty a block; false if it is no longer a candidate.
+    pub(crate) fn start_reclaim(&self, physical: u32) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(row) = inner.rows.get_mut(physical as usize).filter(|r| r.state == State::Sealed && r.pending == 0) else {
+            return false;
+        };
+        row.state = State::Reclaiming;
+        true
+    }
+    /// The block could not be emptied.
+    pub(crate) fn cancel_reclaim(&self, physical: u32) {
+        if let Some(row) = self.inner.lock().rows.get_mut(physical as usize) {
+            row.state = State::Sealed;
+        }
+    }
+    /// Bytes written into the block.
+    pub(crate) fn fill_bytes(&self, physical: u32) -> u32 {
+        self.inner.lock().rows.get(physical as usize).map_or(0, |r| r.fill_bytes)
+    }
+    /// The rows as an image keeps them.
+    pub(crate) fn rows(&self) -> Vec<BlockRow> {
+        let row = |r: &Row| BlockRow {
+            vbn: r.vbn,
+            live: matches!(r.state, State::Ready | State::Active | State::Sealed | State::Reclaiming)
+                || (r.state == State::Opening && r.fill_bytes > 0),
+            sealed: matches!(r.state, State::Sealed | State::Reclaiming),
+            fill_bytes: r.fill_bytes,
+        };
+        self.inner.lock().rows.iter().map(row).collect()
+    }
+}
+
+impl Inner {
+    fn take(&mut self, carry: bool) -> Option<Taken> {
+        if !carry && self.spare() <= CARRY_BLOCKS {
+            return None;
+        }
+        let physical = self.ready.pop_front()?;
+        let row = self.rows.get_mut(physical as usize)?;
+        row.state = State::Active;
+        Some(Taken { vbn: row.vbn, physical, fill_bytes: row.fill_bytes })
+    }
+    fn spare(&self) -> u64 {
+        (self.free.len() + self.ready.len() + self.opening.len() + self.retired.len()) as u64
+    }
+}

@@ -1,0 +1,110 @@
+//! Counters of everything that is bounded, slow or wrong; read by whoever exports metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Live counters. Each only grows while the store is open.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64),* }
+
+        /// A reading of the counters and gauges of a store.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Bytes of the blocks that are not reserved.
+            pub capacity_bytes: u64,
+            /// Slots of the table in use.
+            pub live_slots: u64,
+            /// Slots of the table.
+            pub table_slots: u64,
+            /// Bytes of memory of the table.
+            pub table_bytes: u64,
+            /// Slots that moved to their second bucket.
+            pub relocations: u64,
+            /// Bytes of records that slots lead to (rounded up to length classes).
+            pub live_bytes: u64,
+            /// Blocks that are free or about to be.
+            pub spare_blocks: u64,
+            /// Pages of the log in use.
+            pub log_used_pages: u64,
+            /// Pages of the log.
+            pub log_pages: u64,
+            /// Bytes acknowledged and not yet flushed.
+            pub unflushed_bytes: u64,
+            /// Bytes that running uploads may still write.
+            pub upload_held_bytes: u64,
+            /// Bytes in the cache of verified records.
+            pub cache_bytes: u64,
+        }
+
+        impl Counters {
+            pub(crate) fn read(&self) -> Stats {
+                Stats { $($name: self.$name.load(Relaxed),)* ..Stats::default() }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Objects stored (an object of many parts counts once).
+    puts,
+    /// Puts that found their content there.
+    puts_present,
+    /// Bytes of records accepted from clients.
+    accepted_bytes,
+    /// Bytes written to the device: records, log and images.
+    written_bytes,
+    /// Lookups and reads that found their key.
+    hits,
+    /// Lookups and reads that did not.
+    misses,
+    /// Reads answered from the cache of verified records.
+    cache_hits,
+    /// Records read from the device.
+    record_reads,
+    /// Batches written.
+    batches,
+    /// Flushes issued.
+    flushes,
+    /// Time spent in flushes, in microseconds.
+    flush_us,
+    /// Images completed.
+    images,
+    /// Blocks reclaimed.
+    blocks_reclaimed,
+    /// Reclaims that began because the table, not the blocks, was full.
+    reclaims_for_table,
+    /// Bytes of records copied out of reclaimed blocks.
+    carried_bytes,
+    /// Records dropped by reclaim.
+    dropped_records,
+    /// Records dropped although they were reported present less than the retention bound ago.
+    retention_breaches,
+    /// Time in which puts were held back, in microseconds: log ring, table or blocks full, or a flush overdue.
+    slowed_us,
+    /// Log entries voided when the store was opened.
+    voided_entries,
+    /// Damaged log pages and entries that were skipped when the store was opened.
+    damaged_log,
+    /// Damaged image units that were rebuilt or lost.
+    damaged_image_units,
+    /// Damaged block headers.
+    damaged_block_heads,
+    /// Records that failed a checksum or could not be read, and were dropped.
+    damaged_records,
+    /// Uploads that ended without being published.
+    uploads_aborted,
+    /// Uploads that waited for others to end.
+    uploads_waited,
+    /// Puts that waited for another put of the same content.
+    puts_followed,
+    /// Puts that took over from one that made no progress.
+    puts_taken_over,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Relaxed);
+}

@@ -1,0 +1,97 @@
+//! The four superblock copies on a device.
+//!
+//! Written as 0, 1, flush, 2, 3, flush, so that at any moment two copies are whole and identical; opening takes the highest
+//! sequence that two identical copies have. The next sequence exceeds every one seen, as a torn attempt may have left one.
+
+use crate::{
+    device::{AlignedBuf, Device, PAGE_BYTES},
+    error::OpenError,
+    format::{
+        layout::Layout,
+        superblock::{Superblock, SuperblockFault},
+    },
+};
+use std::{io, sync::Arc};
+use tokio::sync::Mutex;
+
+/// The superblock in force and how to replace it.
+pub(crate) struct Superblocks {
+    device: Arc<dyn Device>,
+    current: Mutex<Superblock>,
+}
+
+impl Superblocks {
+    pub(crate) fn new(device: Arc<dyn Device>, current: Superblock) -> Self {
+        Self { device, current: Mutex::new(current) }
+    }
+    /// Changes the superblock and makes the change durable. One at a time: the lock is held across the writes on purpose.
+    pub(crate) async fn update(&self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
+        let mut current = self.current.lock().await;
+        let mut next = current.clone();
+        change(&mut next);
+        next.sequence += 1;
+        write_all(&*self.device, &next).await?;
+        *current = next;
+        Ok(())
+    }
+    pub(crate) async fn current(&self) -> Superblock {
+        self.current.lock().await.clone()
+    }
+}
+
+/// Writes all four copies, durably.
+pub(crate) async fn write_all(device: &dyn Device, superblock: &Superblock) -> io::Result<()> {
+    let [a, b, c, d] = Layout::superblock_offsets(superblock.device_bytes);
+    for pair in [[a, b], [c, d]] {
+        for offset in pair {
+            let mut page = AlignedBuf::zeroed(PAGE_BYTES);
+            superblock.encode(&mut page);
+            device.write(offset, page).await.1?;
+        }
+        device.flush().await?;
+    }
+    Ok(())
+}
+
+/// Finds the superblock in force. The returned sequence is the highest seen in any copy.
+pub(crate) async fn read(device: &dyn Device) -> Result<Superblock, OpenError> {
+    let device_bytes = device.geometry().len_bytes;
+    if device_bytes < 4 * PAGE_BYTES as u64 {
+        return Err(OpenError::NotABlockstore(format!("{device_bytes} bytes are too few to hold a store")));
+    }
+    let mut copies = Vec::new();
+    let mut faults = Vec::new();
+    let mut too_new = None;
+    for offset in Layout::superblock_offsets(device_bytes) {
+        let (page, result) = device.read(offset, AlignedBuf::zeroed(PAGE_BYTES)).await;
+        match result {
+            Ok(()) => match Superblock::decode(&page) {
+                Ok(copy) => copies.push(copy),
+                Err(SuperblockFault::TooNew { version, incompatible }) => too_new = Some((version, incompatible)),
+                Err(SuperblockFault::Foreign) => {}
+                Err(SuperblockFault::Damaged) => faults.push(format!("the superblock at byte {offset} is damaged")),
+            },
+            Err(e) => faults.push(format!("read superblock at byte {offset}: {e}")),
+        }
+    }
+    if let Some((version, incompatible)) = too_new {
+        return Err(OpenError::Unusable(format!(
+            "it has format version {version} and features {incompatible:#x}, which need a newer blockstore"
+        )));
+    }
+    let highest = copies.iter().map(|c| c.sequence).max().unwrap_or(0);
+    let in_force = copies.iter().filter(|c| copies.iter().filter(|d| d == c).count() >= 2).max_by_key(|c| c.sequence).cloned();
+    match in_force {
+        Some(mut superblock) => {
+            superblock.sequence = highest;
+            Ok(superblock)
+        }
+        None if copies.is_empty() && faults.is_empty() => Err(OpenError::NotABlockstore(
+            "none of the four superblocks is there (or the device has another size than when it was formatted)".into(),
+        )),
+        None => {
+            let seen = if copies.is_empty() { String::new() } else { format!("{} copies without an identical second one; ", copies.len()) };
+            Err(OpenError::Unusable(format!("no two superblocks agree: {seen}{}", faults.join("; "))))
+        }
+    }
+}
