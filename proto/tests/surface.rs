@@ -8,12 +8,7 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 fn files() -> BTreeMap<String, FileDescriptorProto> {
-    FileDescriptorSet::decode(FILE_DESCRIPTOR_SET)
-        .unwrap()
-        .file
-        .into_iter()
-        .map(|file| (file.name().to_owned(), file))
-        .collect()
+    FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file.into_iter().map(|file| (file.name().to_owned(), file)).collect()
 }
 
 /// Every `package.Service/Method`, with `>` behind a streamed request and `<` behind a streamed response.
@@ -105,18 +100,9 @@ fn enum_numbers() {
             ("GITSHA1", 10),
         ],
     );
-    expect(
-        "Compressor",
-        &[("IDENTITY", 0), ("ZSTD", 1), ("DEFLATE", 2), ("BROTLI", 3)],
-    );
-    expect(
-        "ChunkingFunction",
-        &[("UNKNOWN", 0), ("FAST_CDC_2020", 1), ("REP_MAX_CDC", 2)],
-    );
-    expect(
-        "SymlinkAbsolutePathStrategy",
-        &[("UNKNOWN", 0), ("DISALLOWED", 1), ("ALLOWED", 2)],
-    );
+    expect("Compressor", &[("IDENTITY", 0), ("ZSTD", 1), ("DEFLATE", 2), ("BROTLI", 3)]);
+    expect("ChunkingFunction", &[("UNKNOWN", 0), ("FAST_CDC_2020", 1), ("REP_MAX_CDC", 2)]);
+    expect("SymlinkAbsolutePathStrategy", &[("UNKNOWN", 0), ("DISALLOWED", 1), ("ALLOWED", 2)]);
 }
 
 /// Field numbers of the messages a cache lives on.
@@ -124,16 +110,8 @@ fn enum_numbers() {
 fn field_numbers() {
     let files = files();
     let expect = |file: &str, message: &str, fields: &[(&str, i32)]| {
-        let message = files[file]
-            .message_type
-            .iter()
-            .find(|m| m.name() == message)
-            .unwrap();
-        let found: Vec<_> = message
-            .field
-            .iter()
-            .map(|f| (f.name(), f.number()))
-            .collect();
+        let message = files[file].message_type.iter().find(|m| m.name() == message).unwrap();
+        let found: Vec<_> = message.field.iter().map(|f| (f.name(), f.number())).collect();
         assert_eq!(found, fields, "{}", message.name());
     };
     let reapi = "build/bazel/remote/execution/v2/remote_execution.proto";
@@ -176,29 +154,14 @@ fn field_numbers() {
     expect(
         reapi,
         "RegisterChunkMappingRequest",
-        &[
-            ("instance_name", 1),
-            ("blob_digest", 2),
-            ("chunk_digests", 3),
-            ("digest_function", 4),
-            ("chunking_function", 5),
-        ],
+        &[("instance_name", 1), ("blob_digest", 2), ("chunk_digests", 3), ("digest_function", 4), ("chunking_function", 5)],
     );
     expect(
         "google/bytestream/bytestream.proto",
         "WriteRequest",
-        &[
-            ("resource_name", 1),
-            ("write_offset", 2),
-            ("finish_write", 3),
-            ("data", 10),
-        ],
+        &[("resource_name", 1), ("write_offset", 2), ("finish_write", 3), ("data", 10)],
     );
-    expect(
-        "google/rpc/status.proto",
-        "Status",
-        &[("code", 1), ("message", 2), ("details", 3)],
-    );
+    expect("google/rpc/status.proto", "Status", &[("code", 1), ("message", 2), ("details", 3)]);
     assert_eq!(rpc::Code::Unauthenticated as i32, 16);
 }
 
@@ -206,10 +169,7 @@ fn field_numbers() {
 fn decoding_shares_memory_with_the_input() {
     let request = reapi::BatchUpdateBlobsRequest {
         instance_name: "main".into(),
-        requests: vec![reapi::batch_update_blobs_request::Request {
-            data: vec![7u8; 10_000].into(),
-            ..Default::default()
-        }],
+        requests: vec![reapi::batch_update_blobs_request::Request { data: vec![7u8; 10_000].into(), ..Default::default() }],
         digest_function: 1,
     };
     let encoded = Bytes::from(request.encode_to_vec());
@@ -218,10 +178,7 @@ fn decoding_shares_memory_with_the_input() {
     let data = decoded.requests[0].data.as_ptr_range();
     assert!(input.start <= data.start && data.end <= input.end);
 
-    let write = bytestream::WriteRequest {
-        data: vec![1u8; 100].into(),
-        ..Default::default()
-    };
+    let write = bytestream::WriteRequest { data: vec![1u8; 100].into(), ..Default::default() };
     let encoded = Bytes::from(write.encode_to_vec());
     let decoded = bytestream::WriteRequest::decode(encoded.clone()).unwrap();
     assert!(encoded.as_ptr_range().contains(&decoded.data.as_ptr()));

@@ -74,22 +74,15 @@ pub struct ByteRange {
 
 impl ByteRange {
     /// The whole blob.
-    pub const ALL: Self = Self {
-        offset_bytes: 0,
-        limit_bytes: None,
-    };
+    pub const ALL: Self = Self { offset_bytes: 0, limit_bytes: None };
 
     /// How many bytes of a blob of this size are in the range.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] if it starts behind the end (at the end is an empty range).
     pub fn len_bytes(&self, size_bytes: u64) -> Result<u64, StoreError> {
-        let rest = size_bytes
-            .checked_sub(self.offset_bytes)
-            .ok_or(StoreError::OutOfRange {
-                offset_bytes: self.offset_bytes,
-                size_bytes,
-            })?;
+        let rest =
+            size_bytes.checked_sub(self.offset_bytes).ok_or(StoreError::OutOfRange { offset_bytes: self.offset_bytes, size_bytes })?;
         Ok(self.limit_bytes.map_or(rest, |limit| limit.min(rest)))
     }
 }
@@ -195,22 +188,13 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// What keeps the store from knowing.
-    async fn find_missing(
-        &self,
-        instance: &Instance,
-        digests: &[Digest],
-    ) -> Result<Vec<bool>, StoreError>;
+    async fn find_missing(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
 
     /// A part of a blob; `None` if the blob is missing (also if it turned out to be damaged before its first byte).
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] for a present blob that ends before the range.
-    async fn read(
-        &self,
-        instance: &Instance,
-        digest: &Digest,
-        range: ByteRange,
-    ) -> Result<Option<BlobRead>, StoreError>;
+    async fn read(&self, instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError>;
 
     /// Begins to store a blob.
     ///
@@ -219,37 +203,20 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     async fn write(&self, instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError>;
 
     /// Whole blobs, together; the answers in order, `None` for a missing one. The caller bounds their total size.
-    async fn read_batch(
-        &self,
-        instance: &Instance,
-        digests: &[Digest],
-    ) -> Vec<Result<Option<Bytes>, StoreError>>;
+    async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>>;
 
     /// Stores whole blobs, together; the answers in order. The caller bounds their total size.
-    async fn write_batch(
-        &self,
-        instance: &Instance,
-        blobs: Vec<(Digest, Bytes)>,
-    ) -> Vec<Result<WriteOutcome, StoreError>>;
+    async fn write_batch(&self, instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>>;
 
     /// The action result as it was put, byte for byte; `None` is a miss.
     ///
     /// # Errors
     /// What keeps the store from knowing.
-    async fn get_action_result(
-        &self,
-        instance: &Instance,
-        action: &ActionKey,
-    ) -> Result<Option<Bytes>, StoreError>;
+    async fn get_action_result(&self, instance: &Instance, action: &ActionKey) -> Result<Option<Bytes>, StoreError>;
 
     /// Stores an action result; the last one acknowledged wins.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] and what keeps the store from writing.
-    async fn put_action_result(
-        &self,
-        instance: &Instance,
-        action: &ActionKey,
-        result: Bytes,
-    ) -> Result<(), StoreError>;
+    async fn put_action_result(&self, instance: &Instance, action: &ActionKey, result: Bytes) -> Result<(), StoreError>;
 }

@@ -16,8 +16,7 @@ use futures::StreamExt;
 use prost::Message;
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction,
-    Instance, StoreError, WriteOutcome,
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Instance, StoreError, WriteOutcome,
     directories::{self, DirectoryWalk},
 };
 
@@ -73,10 +72,7 @@ impl From<StoreError> for Incomplete {
 impl CompleteActionResults {
     /// Wraps a store.
     pub fn new(inner: Arc<dyn BlobStore>) -> Self {
-        Self {
-            inner,
-            counters: Counters::default(),
-        }
+        Self { inner, counters: Counters::default() }
     }
 
     /// How many results were turned into misses.
@@ -84,42 +80,22 @@ impl CompleteActionResults {
         &self.counters
     }
 
-    async fn check(
-        &self,
-        instance: &Instance,
-        function: DigestFunction,
-        result: Bytes,
-    ) -> Result<(), Incomplete> {
+    async fn check(&self, instance: &Instance, function: DigestFunction, result: Bytes) -> Result<(), Incomplete> {
         let result = reapi::ActionResult::decode(result).map_err(|_| Incomplete::Malformed)?;
-        let mut named = Named {
-            store: &*self.inner,
-            instance,
-            digests: Vec::new(),
-        };
-        let parse = |digest: &reapi::Digest| {
-            Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes)
-                .map_err(|_| Incomplete::Malformed)
-        };
+        let mut named = Named { store: &*self.inner, instance, digests: Vec::new() };
+        let parse =
+            |digest: &reapi::Digest| Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes).map_err(|_| Incomplete::Malformed);
 
         for file in &result.output_files {
-            named
-                .add(parse(file.digest.as_ref().ok_or(Incomplete::Malformed)?)?)
-                .await?;
+            named.add(parse(file.digest.as_ref().ok_or(Incomplete::Malformed)?)?).await?;
         }
-        for digest in [&result.stdout_digest, &result.stderr_digest]
-            .into_iter()
-            .flatten()
-        {
+        for digest in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
             named.add(parse(digest)?).await?;
         }
         let mut tree_bytes = 0u64;
         for directory in &result.output_directories {
             let tree = directory.tree_digest.as_ref().map(parse).transpose()?;
-            let root = directory
-                .root_directory_digest
-                .as_ref()
-                .map(parse)
-                .transpose()?;
+            let root = directory.root_directory_digest.as_ref().map(parse).transpose()?;
             match (tree, root) {
                 (Some(tree), root) => {
                     tree_bytes = tree_bytes.saturating_add(tree.size_bytes);
@@ -139,29 +115,17 @@ impl CompleteActionResults {
         named.flush().await
     }
 
-    async fn scan_tree(
-        &self,
-        named: &mut Named<'_>,
-        tree: &Digest,
-        directories: bool,
-    ) -> Result<(), Incomplete> {
-        let read = self
-            .inner
-            .read(named.instance, tree, ByteRange::ALL)
-            .await?;
+    async fn scan_tree(&self, named: &mut Named<'_>, tree: &Digest, directories: bool) -> Result<(), Incomplete> {
+        let read = self.inner.read(named.instance, tree, ByteRange::ALL).await?;
         let mut pieces = read.ok_or(Incomplete::Missing)?.into_stream();
         let mut scanner = TreeScanner::new(tree.function, directories);
         while let Some(piece) = pieces.next().await.transpose()? {
-            scanner
-                .feed(&piece, &mut named.digests)
-                .map_err(|tree::Malformed| Incomplete::Malformed)?;
+            scanner.feed(&piece, &mut named.digests).map_err(|tree::Malformed| Incomplete::Malformed)?;
             if named.digests.len() >= LOOKUP_DIGESTS_MAX {
                 named.flush().await?;
             }
         }
-        scanner
-            .finish()
-            .map_err(|tree::Malformed| Incomplete::Malformed)
+        scanner.finish().map_err(|tree::Malformed| Incomplete::Malformed)
     }
 
     async fn walk(&self, named: &mut Named<'_>, root: Digest) -> Result<(), Incomplete> {
@@ -200,10 +164,7 @@ impl Named<'_> {
         if self.digests.is_empty() {
             return Ok(());
         }
-        let missing = self
-            .store
-            .find_missing(self.instance, &self.digests)
-            .await?;
+        let missing = self.store.find_missing(self.instance, &self.digests).await?;
         self.digests.clear();
         if missing.contains(&true) {
             return Err(Incomplete::Missing);
@@ -218,20 +179,11 @@ impl BlobStore for CompleteActionResults {
         self.inner.capabilities()
     }
 
-    async fn find_missing(
-        &self,
-        instance: &Instance,
-        digests: &[Digest],
-    ) -> Result<Vec<bool>, StoreError> {
+    async fn find_missing(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
         self.inner.find_missing(instance, digests).await
     }
 
-    async fn read(
-        &self,
-        instance: &Instance,
-        digest: &Digest,
-        range: ByteRange,
-    ) -> Result<Option<BlobRead>, StoreError> {
+    async fn read(&self, instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError> {
         self.inner.read(instance, digest, range).await
     }
 
@@ -239,34 +191,19 @@ impl BlobStore for CompleteActionResults {
         self.inner.write(instance, digest).await
     }
 
-    async fn read_batch(
-        &self,
-        instance: &Instance,
-        digests: &[Digest],
-    ) -> Vec<Result<Option<Bytes>, StoreError>> {
+    async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>> {
         self.inner.read_batch(instance, digests).await
     }
 
-    async fn write_batch(
-        &self,
-        instance: &Instance,
-        blobs: Vec<(Digest, Bytes)>,
-    ) -> Vec<Result<WriteOutcome, StoreError>> {
+    async fn write_batch(&self, instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>> {
         self.inner.write_batch(instance, blobs).await
     }
 
-    async fn get_action_result(
-        &self,
-        instance: &Instance,
-        action: &ActionKey,
-    ) -> Result<Option<Bytes>, StoreError> {
+    async fn get_action_result(&self, instance: &Instance, action: &ActionKey) -> Result<Option<Bytes>, StoreError> {
         let Some(result) = self.inner.get_action_result(instance, action).await? else {
             return Ok(None);
         };
-        let reason = match self
-            .check(instance, action.digest.function, result.clone())
-            .await
-        {
+        let reason = match self.check(instance, action.digest.function, result.clone()).await {
             Ok(()) => return Ok(Some(result)),
             Err(Incomplete::Store(error)) => return Err(error),
             Err(Incomplete::Missing) => &self.counters.incomplete,
@@ -277,12 +214,7 @@ impl BlobStore for CompleteActionResults {
         Ok(None)
     }
 
-    async fn put_action_result(
-        &self,
-        instance: &Instance,
-        action: &ActionKey,
-        result: Bytes,
-    ) -> Result<(), StoreError> {
+    async fn put_action_result(&self, instance: &Instance, action: &ActionKey, result: Bytes) -> Result<(), StoreError> {
         self.inner.put_action_result(instance, action, result).await
     }
 }

@@ -30,14 +30,7 @@ pub enum DigestFunction {
 
 impl DigestFunction {
     /// Every function, in the order in which an unset one is guessed: the first whose length fits.
-    pub const ALL: [Self; 6] = [
-        Self::Sha256,
-        Self::Sha1,
-        Self::Md5,
-        Self::Sha384,
-        Self::Sha512,
-        Self::Blake3,
-    ];
+    pub const ALL: [Self; 6] = [Self::Sha256, Self::Sha1, Self::Md5, Self::Sha384, Self::Sha512, Self::Blake3];
 
     /// Length of the raw hash in bytes.
     pub const fn hash_bytes(self) -> usize {
@@ -62,9 +55,7 @@ impl DigestFunction {
 
     /// The function that a number on the wire stands for; `None` if it is not implemented here, and for 0 (unset).
     pub fn from_number(number: i32) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|f| i32::from(f.number()) == number)
+        Self::ALL.into_iter().find(|f| i32::from(f.number()) == number)
     }
 
     /// The name in lowercase, as resource names and configuration use it.
@@ -125,44 +116,25 @@ impl Digest {
     ///
     /// # Errors
     /// [`DigestError::Length`] if the hash is not as long as the function's.
-    pub fn new(
-        function: DigestFunction,
-        hash: &[u8],
-        size_bytes: u64,
-    ) -> Result<Self, DigestError> {
+    pub fn new(function: DigestFunction, hash: &[u8], size_bytes: u64) -> Result<Self, DigestError> {
         let mut padded = [0; HASH_BYTES_MAX];
         match padded.get_mut(..function.hash_bytes()) {
             Some(place) if place.len() == hash.len() => place.copy_from_slice(hash),
             _ => {
-                return Err(DigestError::Length {
-                    function,
-                    digits: hash.len() * 2,
-                });
+                return Err(DigestError::Length { function, digits: hash.len() * 2 });
             }
         }
-        Ok(Self {
-            function,
-            hash: padded,
-            size_bytes,
-        })
+        Ok(Self { function, hash: padded, size_bytes })
     }
 
     /// A digest as a message carries it: lowercase hex and a signed size (Remote Execution API, message `Digest`).
     ///
     /// # Errors
     /// Uppercase digits, a wrong length and a negative size are refused.
-    pub fn parse(
-        function: DigestFunction,
-        hash_hex: &[u8],
-        size_bytes: i64,
-    ) -> Result<Self, DigestError> {
-        let size_bytes =
-            u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
+    pub fn parse(function: DigestFunction, hash_hex: &[u8], size_bytes: i64) -> Result<Self, DigestError> {
+        let size_bytes = u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
         if hash_hex.len() != function.hex_digits() {
-            return Err(DigestError::Length {
-                function,
-                digits: hash_hex.len(),
-            });
+            return Err(DigestError::Length { function, digits: hash_hex.len() });
         }
         let mut hash = [0; HASH_BYTES_MAX];
         for (byte, pair) in hash.iter_mut().zip(hash_hex.chunks_exact(2)) {
@@ -174,11 +146,7 @@ impl Digest {
                 _ => return Err(DigestError::NotHex),
             }
         }
-        Ok(Self {
-            function,
-            hash,
-            size_bytes,
-        })
+        Ok(Self { function, hash, size_bytes })
     }
 
     /// The hash, as long as the function makes it.
@@ -219,13 +187,7 @@ impl fmt::Display for Digest {
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}/{}",
-            self.function,
-            self.hash_hex(),
-            self.size_bytes
-        )
+        write!(f, "{}/{}/{}", self.function, self.hash_hex(), self.size_bytes)
     }
 }
 
@@ -239,10 +201,7 @@ mod tests {
         let digest = Digest::parse(DigestFunction::Sha256, hex.as_bytes(), 7).unwrap();
         assert_eq!(digest.hash_hex(), hex);
         assert_eq!(digest.to_string(), format!("{hex}/7"));
-        assert_eq!(
-            Digest::new(DigestFunction::Sha256, digest.hash(), 7).unwrap(),
-            digest
-        );
+        assert_eq!(Digest::new(DigestFunction::Sha256, digest.hash(), 7).unwrap(), digest);
     }
 
     #[test]
@@ -250,10 +209,7 @@ mod tests {
         let function = DigestFunction::Sha1;
         let good = [b'a'; 40];
         assert!(Digest::parse(function, &good, 0).is_ok());
-        assert_eq!(
-            Digest::parse(function, &good, -1),
-            Err(DigestError::NegativeSize(-1))
-        );
+        assert_eq!(Digest::parse(function, &good, -1), Err(DigestError::NegativeSize(-1)));
         let length = |digits| Err(DigestError::Length { function, digits });
         assert_eq!(Digest::parse(function, &good[1..], 0), length(39));
         assert_eq!(Digest::parse(function, b"", 0), length(0));
@@ -267,14 +223,7 @@ mod tests {
 
     #[test]
     fn numbers_and_names_are_those_of_the_specification() {
-        let expected = [
-            (1, "sha256", 64),
-            (2, "sha1", 40),
-            (3, "md5", 32),
-            (5, "sha384", 96),
-            (6, "sha512", 128),
-            (9, "blake3", 64),
-        ];
+        let expected = [(1, "sha256", 64), (2, "sha1", 40), (3, "md5", 32), (5, "sha384", 96), (6, "sha512", 128), (9, "blake3", 64)];
         for (number, name, digits) in expected {
             let function = DigestFunction::from_number(number).unwrap();
             assert_eq!((function.name(), function.hex_digits()), (name, digits));

@@ -66,18 +66,17 @@ impl DirectoryWalk {
     /// A walk that starts at `root`.
     pub fn new(store: Arc<dyn BlobStore>, instance: Instance, root: Digest) -> Self {
         let (seen, queue) = (HashSet::from([root]), VecDeque::from([root]));
-        Self {
-            store,
-            instance,
-            seen,
-            queue,
-            read: VecDeque::new(),
-        }
+        Self { store, instance, seen, queue, read: VecDeque::new() }
     }
 
     /// Whether every directory was visited.
     pub fn is_done(&self) -> bool {
         self.queue.is_empty() && self.read.is_empty()
+    }
+
+    /// Directories that it has come across: what it costs to keep.
+    pub fn seen(&self) -> usize {
+        self.seen.len()
     }
 
     /// The next directory, or `None` at the end. Cancel-safe.
@@ -92,16 +91,10 @@ impl DirectoryWalk {
             return Ok(None);
         };
         let Some(bytes) = bytes else {
-            return Ok(Some(Visit {
-                digest,
-                directory: None,
-            }));
+            return Ok(Some(Visit { digest, directory: None }));
         };
         let files = self.descend(digest, &bytes)?;
-        Ok(Some(Visit {
-            digest,
-            directory: Some(Visited { bytes, files }),
-        }))
+        Ok(Some(Visit { digest, directory: Some(Visited { bytes, files }) }))
     }
 
     /// Reads the directories at the head of the queue.
@@ -134,12 +127,9 @@ impl DirectoryWalk {
     /// Queues the children that were not seen, and tells the files.
     fn descend(&mut self, digest: Digest, bytes: &Bytes) -> Result<Vec<Digest>, WalkError> {
         let malformed = || WalkError::Malformed(digest);
-        let directory =
-            reapi::Directory::decode(bytes.clone()).map_err(|_| WalkError::Malformed(digest))?;
+        let directory = reapi::Directory::decode(bytes.clone()).map_err(|_| WalkError::Malformed(digest))?;
         let parse = |child: Option<reapi::Digest>| {
-            child
-                .and_then(|d| Digest::parse(digest.function, d.hash.as_bytes(), d.size_bytes).ok())
-                .ok_or_else(malformed)
+            child.and_then(|d| Digest::parse(digest.function, d.hash.as_bytes(), d.size_bytes).ok()).ok_or_else(malformed)
         };
         for child in directory.directories {
             let child = parse(child.digest)?;
@@ -150,10 +140,6 @@ impl DirectoryWalk {
         if self.seen.len() > DIRECTORIES_MAX {
             return Err(WalkError::TooLarge);
         }
-        directory
-            .files
-            .into_iter()
-            .map(|file| parse(file.digest))
-            .collect()
+        directory.files.into_iter().map(|file| parse(file.digest)).collect()
     }
 }

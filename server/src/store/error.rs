@@ -48,9 +48,9 @@ pub enum StoreError {
     #[error("bytes sent have the digest {computed}, not {declared}")]
     HashMismatch {
         /// Digest of the request.
-        declared: Digest,
+        declared: Box<Digest>,
         /// Digest of the bytes.
-        computed: Digest,
+        computed: Box<Digest>,
     },
     /// The store was not set up for this digest function.
     #[error("digest function {0} is not offered")]
@@ -64,21 +64,9 @@ impl From<PutError> for StoreError {
     fn from(error: PutError) -> Self {
         match error {
             PutError::Unavailable(why) => Self::Unavailable(why),
-            PutError::TooLarge {
-                size_bytes,
-                limit_bytes,
-            } => Self::TooLarge {
-                size_bytes,
-                limit_bytes,
-            },
+            PutError::TooLarge { size_bytes, limit_bytes } => Self::TooLarge { size_bytes, limit_bytes },
             PutError::NoRoom(why) => Self::NoRoom(why),
-            PutError::SizeMismatch {
-                declared_bytes,
-                sent_bytes,
-            } => Self::SizeMismatch {
-                declared_bytes,
-                sent_bytes,
-            },
+            PutError::SizeMismatch { declared_bytes, sent_bytes } => Self::SizeMismatch { declared_bytes, sent_bytes },
         }
     }
 }
@@ -87,13 +75,7 @@ impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Lost { offset_bytes } => Self::Lost { offset_bytes },
-            ReadError::OutOfRange {
-                offset_bytes,
-                size_bytes,
-            } => Self::OutOfRange {
-                offset_bytes,
-                size_bytes,
-            },
+            ReadError::OutOfRange { offset_bytes, size_bytes } => Self::OutOfRange { offset_bytes, size_bytes },
         }
     }
 }

@@ -30,10 +30,7 @@ impl Hasher {
             DigestFunction::Sha512 => State::Sha512(sha2::Sha512::new()),
             DigestFunction::Blake3 => State::Blake3(Box::default()),
         };
-        Self {
-            state,
-            size_bytes: 0,
-        }
+        Self { state, size_bytes: 0 }
     }
 
     /// Takes the next bytes.
@@ -54,9 +51,7 @@ impl Hasher {
     /// The digest of all bytes taken.
     pub fn finish(self) -> Digest {
         let size_bytes = self.size_bytes;
-        let digest = |function, hash: &[u8]| {
-            Digest::new(function, hash, size_bytes).expect("a function makes hashes of its length")
-        };
+        let digest = |function, hash: &[u8]| Digest::new(function, hash, size_bytes).expect("a function makes hashes of its length");
         match self.state {
             State::Sha256(h) => digest(DigestFunction::Sha256, &h.finalize()),
             State::Sha1(h) => digest(DigestFunction::Sha1, &h.finalize()),
@@ -83,14 +78,8 @@ mod tests {
     #[test]
     fn vectors() {
         let expected = [
-            (
-                DigestFunction::Sha256,
-                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            ),
-            (
-                DigestFunction::Sha1,
-                "a9993e364706816aba3e25717850c26c9cd0d89d",
-            ),
+            (DigestFunction::Sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            (DigestFunction::Sha1, "a9993e364706816aba3e25717850c26c9cd0d89d"),
             (DigestFunction::Md5, "900150983cd24fb0d6963f7d28e17f72"),
             (
                 DigestFunction::Sha384,
@@ -102,21 +91,14 @@ mod tests {
                 "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
                  2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
             ),
-            (
-                DigestFunction::Blake3,
-                "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85",
-            ),
+            (DigestFunction::Blake3, "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"),
         ];
         for (function, hex) in expected {
             let mut hasher = Hasher::new(function);
             hasher.update(b"a");
             hasher.update(b"bc");
             let digest = hasher.finish();
-            assert_eq!(
-                (digest.hash_hex().as_str(), digest.size_bytes),
-                (hex, 3),
-                "{function}"
-            );
+            assert_eq!((digest.hash_hex().as_str(), digest.size_bytes), (hex, 3), "{function}");
         }
     }
 }

@@ -12,8 +12,7 @@ use futures::{StreamExt, stream};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction,
-    Hasher, Instance, StoreError, WriteOutcome,
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Hasher, Instance, StoreError, WriteOutcome,
 };
 
 mod upload;
@@ -52,31 +51,20 @@ impl LocalStore {
         let capabilities = Capabilities {
             digest_functions,
             blob_bytes_max: engine.object_bytes_max(),
-            action_result_bytes_max: engine
-                .named_bytes_max()
-                .saturating_sub(ACTION_PREFIX_BYTES as u64),
+            action_result_bytes_max: engine.named_bytes_max().saturating_sub(ACTION_PREFIX_BYTES as u64),
         };
-        Self {
-            engine,
-            capabilities,
-        }
+        Self { engine, capabilities }
     }
 
     fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
-        if self
-            .capabilities
-            .digest_functions
-            .contains(&digest.function)
-        {
+        if self.capabilities.digest_functions.contains(&digest.function) {
             return Ok(());
         }
         Err(StoreError::UnsupportedFunction(digest.function))
     }
 
     async fn get(&self, digest: &Digest) -> Option<Object> {
-        self.engine
-            .get(&content_key(digest), Some(digest.size_bytes))
-            .await
+        self.engine.get(&content_key(digest), Some(digest.size_bytes)).await
     }
 
     async fn read_whole(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
@@ -92,9 +80,7 @@ impl LocalStore {
 
 impl fmt::Debug for LocalStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalStore")
-            .field("capabilities", &self.capabilities)
-            .finish()
+        f.debug_struct("LocalStore").field("capabilities", &self.capabilities).finish()
     }
 }
 
@@ -105,40 +91,24 @@ fn content_key(digest: &Digest) -> Key {
         Some(place) => place.copy_from_slice(digest.hash()),
         None => hash = Sha256::digest(digest.hash()).into(),
     }
-    Key {
-        space: KeySpace::Content,
-        function: digest.function.number(),
-        hash,
-    }
+    Key { space: KeySpace::Content, function: digest.function.number(), hash }
 }
 
 /// The engine's key of an action result. Every part has its length in front, so that no two names run into each other.
 fn action_key(instance: &Instance, action: &ActionKey) -> Key {
     let mut hasher = Sha256::new();
     let function = [action.digest.function.number()];
-    for part in [
-        instance.as_str().as_bytes(),
-        &function,
-        action.digest.hash(),
-    ] {
+    for part in [instance.as_str().as_bytes(), &function, action.digest.hash()] {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    Key {
-        space: KeySpace::Named,
-        function: NAMED_ACTION_RESULT,
-        hash: hasher.finalize().into(),
-    }
+    Key { space: KeySpace::Named, function: NAMED_ACTION_RESULT, hash: hasher.finalize().into() }
 }
 
 fn action_value(action: &ActionKey, result: &[u8]) -> Bytes {
     let mut value = BytesMut::with_capacity(ACTION_PREFIX_BYTES + result.len());
     value.put_u8(ACTION_FORMAT);
-    value.put_u64_le(if action.size_known {
-        action.digest.size_bytes
-    } else {
-        SIZE_UNKNOWN
-    });
+    value.put_u64_le(if action.size_known { action.digest.size_bytes } else { SIZE_UNKNOWN });
     value.put_slice(result);
     value.freeze()
 }
@@ -147,8 +117,7 @@ fn action_value(action: &ActionKey, result: &[u8]) -> Bytes {
 fn action_result(action: &ActionKey, mut value: Bytes) -> Option<Bytes> {
     let (format, rest) = value.split_first()?;
     let size_bytes = u64::from_le_bytes(*rest.first_chunk()?);
-    let size_fits =
-        !action.size_known || size_bytes == SIZE_UNKNOWN || size_bytes == action.digest.size_bytes;
+    let size_fits = !action.size_known || size_bytes == SIZE_UNKNOWN || size_bytes == action.digest.size_bytes;
     (*format == ACTION_FORMAT && size_fits).then(|| value.split_off(ACTION_PREFIX_BYTES))
 }
 
@@ -160,10 +129,7 @@ fn pieces(object: Object, range: ByteRange) -> Result<BlobRead, StoreError> {
     let reader = object.reader(range.offset_bytes, range.limit_bytes)?;
     let pieces = stream::unfold(reader, |mut reader| async {
         let piece = reader.next().await?;
-        Some((
-            piece.map(|p| p.into_bytes()).map_err(StoreError::from),
-            reader,
-        ))
+        Some((piece.map(|p| p.into_bytes()).map_err(StoreError::from), reader))
     });
     Ok(BlobRead::Pieces(pieces.boxed()))
 }
@@ -172,8 +138,8 @@ async fn collect(object: Object) -> Result<Bytes, StoreError> {
     if let Some(whole) = object.whole() {
         return Ok(whole.into_bytes());
     }
-    let len_bytes = usize::try_from(object.size_bytes())
-        .map_err(|_| StoreError::Internal("object is larger than the address space".into()))?;
+    let len_bytes =
+        usize::try_from(object.size_bytes()).map_err(|_| StoreError::Internal("object is larger than the address space".into()))?;
     pieces(object, ByteRange::ALL)?.collect(len_bytes).await
 }
 
@@ -183,15 +149,8 @@ impl BlobStore for LocalStore {
         &self.capabilities
     }
 
-    async fn find_missing(
-        &self,
-        _instance: &Instance,
-        digests: &[Digest],
-    ) -> Result<Vec<bool>, StoreError> {
-        let keys: Vec<_> = digests
-            .iter()
-            .map(|digest| (content_key(digest), Some(digest.size_bytes)))
-            .collect();
+    async fn find_missing(&self, _instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        let keys: Vec<_> = digests.iter().map(|digest| (content_key(digest), Some(digest.size_bytes))).collect();
         let mut missing = self.engine.lookup(&keys).await;
         for (missing, digest) in missing.iter_mut().zip(digests) {
             *missing = !*missing && !is_empty_blob(digest);
@@ -199,12 +158,7 @@ impl BlobStore for LocalStore {
         Ok(missing)
     }
 
-    async fn read(
-        &self,
-        _instance: &Instance,
-        digest: &Digest,
-        range: ByteRange,
-    ) -> Result<Option<BlobRead>, StoreError> {
+    async fn read(&self, _instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError> {
         if is_empty_blob(digest) {
             range.len_bytes(0)?;
             return Ok(Some(BlobRead::Whole(Bytes::new())));
@@ -241,10 +195,7 @@ impl BlobStore for LocalStore {
         }
         let limit_bytes = self.capabilities.blob_bytes_max;
         if digest.size_bytes > limit_bytes {
-            return Err(StoreError::TooLarge {
-                size_bytes: digest.size_bytes,
-                limit_bytes,
-            });
+            return Err(StoreError::TooLarge { size_bytes: digest.size_bytes, limit_bytes });
         }
         let key = content_key(digest);
         if digest.size_bytes <= SMALL_UPLOAD_BYTES_MAX {
@@ -255,21 +206,13 @@ impl BlobStore for LocalStore {
             let upload = SmallUpload::new(self.engine.clone(), key, *digest);
             return Ok(BeginWrite::Upload(Box::new(upload)));
         }
-        Ok(
-            match self.engine.begin_upload(key, digest.size_bytes).await? {
-                Begin::AlreadyPresent => BeginWrite::AlreadyPresent,
-                Begin::Upload(upload) => {
-                    BeginWrite::Upload(Box::new(LargeUpload::start(upload, *digest)))
-                }
-            },
-        )
+        Ok(match self.engine.begin_upload(key, digest.size_bytes).await? {
+            Begin::AlreadyPresent => BeginWrite::AlreadyPresent,
+            Begin::Upload(upload) => BeginWrite::Upload(Box::new(LargeUpload::start(*upload, *digest))),
+        })
     }
 
-    async fn read_batch(
-        &self,
-        _instance: &Instance,
-        digests: &[Digest],
-    ) -> Vec<Result<Option<Bytes>, StoreError>> {
+    async fn read_batch(&self, _instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>> {
         stream::iter(digests.to_vec())
             .map(|digest| async move { self.read_whole(&digest).await })
             .buffered(READ_BATCH_CONCURRENCY)
@@ -277,11 +220,7 @@ impl BlobStore for LocalStore {
             .await
     }
 
-    async fn write_batch(
-        &self,
-        _instance: &Instance,
-        blobs: Vec<(Digest, Bytes)>,
-    ) -> Vec<Result<WriteOutcome, StoreError>> {
+    async fn write_batch(&self, _instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>> {
         let mut results = Vec::with_capacity(blobs.len());
         // What goes to the engine, and where in the answers its outcome belongs.
         let mut items = Vec::with_capacity(blobs.len());
@@ -293,11 +232,7 @@ impl BlobStore for LocalStore {
                 turn_bytes = 0;
                 tokio::task::yield_now().await;
             }
-            results.push(
-                self.check_function(&digest)
-                    .and_then(|()| verify(&digest, &data))
-                    .map(|()| WriteOutcome::AlreadyPresent),
-            );
+            results.push(self.check_function(&digest).and_then(|()| verify(&digest, &data)).map(|()| WriteOutcome::AlreadyPresent));
             if digest.size_bytes > 0 && results.last().is_some_and(Result::is_ok) {
                 items.push((content_key(&digest), data));
                 places.push(place);
@@ -315,11 +250,7 @@ impl BlobStore for LocalStore {
         results
     }
 
-    async fn get_action_result(
-        &self,
-        instance: &Instance,
-        action: &ActionKey,
-    ) -> Result<Option<Bytes>, StoreError> {
+    async fn get_action_result(&self, instance: &Instance, action: &ActionKey) -> Result<Option<Bytes>, StoreError> {
         let Some(object) = self.engine.get(&action_key(instance, action), None).await else {
             return Ok(None);
         };
@@ -331,20 +262,12 @@ impl BlobStore for LocalStore {
         }
     }
 
-    async fn put_action_result(
-        &self,
-        instance: &Instance,
-        action: &ActionKey,
-        result: Bytes,
-    ) -> Result<(), StoreError> {
+    async fn put_action_result(&self, instance: &Instance, action: &ActionKey, result: Bytes) -> Result<(), StoreError> {
         self.check_function(&action.digest)?;
         let limit_bytes = self.capabilities.action_result_bytes_max;
         let size_bytes = result.len() as u64;
         if size_bytes > limit_bytes {
-            return Err(StoreError::TooLarge {
-                size_bytes,
-                limit_bytes,
-            });
+            return Err(StoreError::TooLarge { size_bytes, limit_bytes });
         }
         let key = action_key(instance, action);
         self.engine.put(key, action_value(action, &result)).await?;
@@ -356,10 +279,7 @@ impl BlobStore for LocalStore {
 fn verify(digest: &Digest, data: &[u8]) -> Result<(), StoreError> {
     let sent_bytes = data.len() as u64;
     if sent_bytes != digest.size_bytes {
-        return Err(StoreError::SizeMismatch {
-            declared_bytes: digest.size_bytes,
-            sent_bytes,
-        });
+        return Err(StoreError::SizeMismatch { declared_bytes: digest.size_bytes, sent_bytes });
     }
     verify_hash(digest, Hasher::digest(digest.function, data))
 }
@@ -368,10 +288,7 @@ fn verify_hash(declared: &Digest, computed: Digest) -> Result<(), StoreError> {
     if computed == *declared {
         return Ok(());
     }
-    Err(StoreError::HashMismatch {
-        declared: *declared,
-        computed,
-    })
+    Err(StoreError::HashMismatch { declared: Box::new(*declared), computed: Box::new(computed) })
 }
 
 impl From<blockstore_engine::PutOutcome> for WriteOutcome {
@@ -400,19 +317,13 @@ mod tests {
         assert_eq!(key.hash[..20], [9; 20]);
         assert_eq!(key.hash[20..], [0; 12]);
         let sha512 = Digest::new(DigestFunction::Sha512, &[9; 64], 1).unwrap();
-        assert_eq!(
-            content_key(&sha512).hash,
-            <[u8; 32]>::from(Sha256::digest([9; 64]))
-        );
+        assert_eq!(content_key(&sha512).hash, <[u8; 32]>::from(Sha256::digest([9; 64])));
     }
 
     #[test]
     fn action_keys_are_apart_by_instance_and_function_but_not_by_size() {
         let key = |instance: &str, action: &ActionKey| action_key(&Instance::new(instance), action);
-        assert_eq!(
-            key("main", &action(1, true)),
-            key("main", &action(2, false))
-        );
+        assert_eq!(key("main", &action(1, true)), key("main", &action(2, false)));
         assert_ne!(key("main", &action(1, true)), key("", &action(1, true)));
         let mut blake3 = action(1, true);
         blake3.digest = Digest::new(DigestFunction::Blake3, &[7; 32], 1).unwrap();
@@ -423,26 +334,11 @@ mod tests {
     fn an_action_of_another_size_is_a_miss_when_both_sizes_are_known() {
         let stored = |by: ActionKey| action_value(&by, b"result");
         let found = Some(Bytes::from_static(b"result"));
-        assert_eq!(
-            action_result(&action(5, true), stored(action(5, true))),
-            found
-        );
-        assert_eq!(
-            action_result(&action(6, true), stored(action(5, true))),
-            None
-        );
-        assert_eq!(
-            action_result(&action(0, false), stored(action(5, true))),
-            found
-        );
-        assert_eq!(
-            action_result(&action(6, true), stored(action(0, false))),
-            found
-        );
-        assert_eq!(
-            action_result(&action(6, true), Bytes::from_static(b"\x01short")),
-            None
-        );
+        assert_eq!(action_result(&action(5, true), stored(action(5, true))), found);
+        assert_eq!(action_result(&action(6, true), stored(action(5, true))), None);
+        assert_eq!(action_result(&action(0, false), stored(action(5, true))), found);
+        assert_eq!(action_result(&action(6, true), stored(action(0, false))), found);
+        assert_eq!(action_result(&action(6, true), Bytes::from_static(b"\x01short")), None);
         assert_eq!(action_result(&action(6, true), Bytes::new()), None);
     }
 }

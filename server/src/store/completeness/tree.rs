@@ -76,11 +76,7 @@ impl TreeScanner {
     }
 
     /// Takes the next bytes and adds the digests they complete to `found`.
-    pub(super) fn feed(
-        &mut self,
-        mut data: &[u8],
-        found: &mut Vec<Digest>,
-    ) -> Result<(), Malformed> {
+    pub(super) fn feed(&mut self, mut data: &[u8], found: &mut Vec<Digest>) -> Result<(), Malformed> {
         while let Some((&byte, rest)) = data.split_first() {
             match self.state {
                 State::Skip { rest } => {
@@ -93,10 +89,7 @@ impl TreeScanner {
                 }
                 State::Hash { rest } => {
                     let taken = rest.min(data.len() as u64);
-                    for digit in data
-                        .iter()
-                        .take(usize::try_from(taken).map_err(|_| Malformed)?)
-                    {
+                    for digit in data.iter().take(usize::try_from(taken).map_err(|_| Malformed)?) {
                         *self.hash.get_mut(self.hash_digits).ok_or(Malformed)? = *digit;
                         self.hash_digits += 1;
                     }
@@ -124,15 +117,12 @@ impl TreeScanner {
     /// The message ends here.
     pub(super) fn finish(self) -> Result<(), Malformed> {
         let between_fields = matches!(self.state, State::Key) && self.varint_bits == 0;
-        (between_fields && self.level == Level::Tree)
-            .then_some(())
-            .ok_or(Malformed)
+        (between_fields && self.level == Level::Tree).then_some(()).ok_or(Malformed)
     }
 
     fn advance<'a>(&mut self, data: &'a [u8], taken: u64) -> Result<&'a [u8], Malformed> {
         self.position += taken;
-        data.get(usize::try_from(taken).map_err(|_| Malformed)?..)
-            .ok_or(Malformed)
+        data.get(usize::try_from(taken).map_err(|_| Malformed)?..).ok_or(Malformed)
     }
 
     /// Adds a byte to the number that is being read; the number if it is complete.
@@ -141,9 +131,7 @@ impl TreeScanner {
             return Err(Malformed);
         }
         // The tenth byte has room for one bit; Protocol Buffers drop what is above it.
-        self.varint |= u64::from(byte & 0x7f)
-            .checked_shl(self.varint_bits)
-            .unwrap_or(0);
+        self.varint |= u64::from(byte & 0x7f).checked_shl(self.varint_bits).unwrap_or(0);
         if byte & 0x80 != 0 {
             self.varint_bits += 7;
             return Ok(None);
@@ -161,9 +149,7 @@ impl TreeScanner {
                     return Err(Malformed);
                 }
                 match value & 7 {
-                    VARINT => State::Number {
-                        is_size: self.level == Level::Digest && field == 2,
-                    },
+                    VARINT => State::Number { is_size: self.level == Level::Digest && field == 2 },
                     LEN => State::Len(field),
                     FIXED64 => self.skip(8)?,
                     FIXED32 => self.skip(4)?,
@@ -194,19 +180,12 @@ impl TreeScanner {
 
     /// Where a field of this length would end; it must not reach out of its message.
     fn field_end(&self, len: u64) -> Result<u64, Malformed> {
-        self.position
-            .checked_add(len)
-            .filter(|end| *end <= self.end())
-            .ok_or(Malformed)
+        self.position.checked_add(len).filter(|end| *end <= self.end()).ok_or(Malformed)
     }
 
     fn skip(&self, len: u64) -> Result<State, Malformed> {
         self.field_end(len)?;
-        Ok(if len == 0 {
-            State::Key
-        } else {
-            State::Skip { rest: len }
-        })
+        Ok(if len == 0 { State::Key } else { State::Skip { rest: len } })
     }
 
     /// A field with a length begins.
@@ -230,11 +209,7 @@ impl TreeScanner {
             }
             (Level::Digest, 1) => {
                 self.hash_digits = 0;
-                return Ok(if len == 0 {
-                    State::Key
-                } else {
-                    State::Hash { rest: len }
-                });
+                return Ok(if len == 0 { State::Key } else { State::Hash { rest: len } });
             }
             _ => return self.skip(len),
         }
@@ -250,8 +225,7 @@ impl TreeScanner {
             self.level = match self.level {
                 Level::Digest => {
                     let hash = self.hash.get(..self.hash_digits).ok_or(Malformed)?;
-                    let digest = Digest::parse(self.function, hash, self.size_bytes)
-                        .map_err(|_| Malformed)?;
+                    let digest = Digest::parse(self.function, hash, self.size_bytes).map_err(|_| Malformed)?;
                     if !self.node_is_directory || self.directories {
                         found.push(digest);
                     }
@@ -280,10 +254,7 @@ mod tests {
     }
 
     fn wire(digest: Digest) -> Option<reapi::Digest> {
-        Some(reapi::Digest {
-            hash: digest.hash_hex(),
-            size_bytes: i64::try_from(digest.size_bytes).unwrap(),
-        })
+        Some(reapi::Digest { hash: digest.hash_hex(), size_bytes: i64::try_from(digest.size_bytes).unwrap() })
     }
 
     fn tree() -> Vec<u8> {
@@ -291,34 +262,17 @@ mod tests {
             name: "n".repeat(usize::from(seed) + 1),
             digest: wire(digest(seed)),
             is_executable: seed % 2 == 0,
-            node_properties: Some(reapi::NodeProperties {
-                unix_mode: Some(0o644),
-                ..Default::default()
-            }),
+            node_properties: Some(reapi::NodeProperties { unix_mode: Some(0o644), ..Default::default() }),
         };
         let root = reapi::Directory {
             files: vec![file(1), file(200)],
-            directories: vec![reapi::DirectoryNode {
-                name: "d".into(),
-                digest: wire(digest(9)),
-            }],
-            symlinks: vec![reapi::SymlinkNode {
-                name: "l".into(),
-                target: "t".into(),
-                ..Default::default()
-            }],
+            directories: vec![reapi::DirectoryNode { name: "d".into(), digest: wire(digest(9)) }],
+            symlinks: vec![reapi::SymlinkNode { name: "l".into(), target: "t".into(), ..Default::default() }],
             node_properties: None,
         };
-        let child = reapi::Directory {
-            files: vec![file(0), file(3)],
-            ..Default::default()
-        };
+        let child = reapi::Directory { files: vec![file(0), file(3)], ..Default::default() };
         let children = vec![child, reapi::Directory::default()];
-        reapi::Tree {
-            root: Some(root),
-            children,
-        }
-        .encode_to_vec()
+        reapi::Tree { root: Some(root), children }.encode_to_vec()
     }
 
     fn scan(data: &[u8], piece_bytes: usize, directories: bool) -> Result<Vec<Digest>, Malformed> {
@@ -347,11 +301,7 @@ mod tests {
         let tree = tree();
         for len in 0..tree.len() {
             let cut = scan(&tree[..len], 5, true);
-            assert_eq!(
-                cut.is_ok(),
-                reapi::Tree::decode(&tree[..len]).is_ok(),
-                "cut at {len}"
-            );
+            assert_eq!(cut.is_ok(), reapi::Tree::decode(&tree[..len]).is_ok(), "cut at {len}");
         }
         for at in 0..tree.len() {
             for bit in 0..8 {
@@ -365,10 +315,7 @@ mod tests {
     #[test]
     fn a_field_that_reaches_out_of_its_message_is_malformed() {
         // A directory of 2 bytes whose only field claims 5.
-        assert_eq!(
-            scan(&[0x0a, 2, 0x0a, 5, 0, 0, 0, 0, 0], 3, false),
-            Err(Malformed)
-        );
+        assert_eq!(scan(&[0x0a, 2, 0x0a, 5, 0, 0, 0, 0, 0], 3, false), Err(Malformed));
         // A number that never ends, a group, field number 0.
         assert_eq!(scan(&[0xff; 20], 20, false), Err(Malformed));
         assert_eq!(scan(&[0x0b], 1, false), Err(Malformed));

@@ -27,10 +27,7 @@ const STRIDE_BYTES: usize = 256 << 10;
 fn take(written_bytes: u64, digest: &Digest, data: &Bytes) -> Result<u64, StoreError> {
     let sent_bytes = written_bytes.saturating_add(data.len() as u64);
     if sent_bytes > digest.size_bytes {
-        return Err(StoreError::SizeMismatch {
-            declared_bytes: digest.size_bytes,
-            sent_bytes,
-        });
+        return Err(StoreError::SizeMismatch { declared_bytes: digest.size_bytes, sent_bytes });
     }
     Ok(sent_bytes)
 }
@@ -39,10 +36,7 @@ fn check_complete(written_bytes: u64, digest: &Digest) -> Result<(), StoreError>
     if written_bytes == digest.size_bytes {
         return Ok(());
     }
-    Err(StoreError::SizeMismatch {
-        declared_bytes: digest.size_bytes,
-        sent_bytes: written_bytes,
-    })
+    Err(StoreError::SizeMismatch { declared_bytes: digest.size_bytes, sent_bytes: written_bytes })
 }
 
 /// An upload that is put whole once it is complete.
@@ -60,15 +54,7 @@ pub(super) struct SmallUpload {
 impl SmallUpload {
     pub(super) fn new(engine: Engine, key: Key, digest: Digest) -> Self {
         let hasher = Hasher::new(digest.function);
-        Self {
-            engine,
-            key,
-            digest,
-            hasher,
-            whole: None,
-            gathered: Vec::new(),
-            written_bytes: 0,
-        }
+        Self { engine, key, digest, hasher, whole: None, gathered: Vec::new(), written_bytes: 0 }
     }
 }
 
@@ -85,8 +71,7 @@ impl BlobUpload for SmallUpload {
         if data.len() == size_bytes {
             self.whole = Some(data);
         } else if !data.is_empty() {
-            self.gathered
-                .reserve_exact(size_bytes.saturating_sub(self.gathered.len()));
+            self.gathered.reserve_exact(size_bytes.saturating_sub(self.gathered.len()));
             self.gathered.extend_from_slice(&data);
         }
         Ok(())
@@ -131,19 +116,11 @@ impl LargeUpload {
 
     /// The task's result, which is an error if it ended before it was told to finish.
     async fn result(&mut self) -> Result<WriteOutcome, StoreError> {
-        let gone = || {
-            Err(StoreError::Internal(
-                "upload goes on after its failure".into(),
-            ))
-        };
+        let gone = || Err(StoreError::Internal("upload goes on after its failure".into()));
         let Some(task) = &mut self.task else {
             return gone();
         };
-        let result = task.await.unwrap_or_else(|error| {
-            Err(StoreError::Internal(format!(
-                "task of an upload ended: {error}"
-            )))
-        });
+        let result = task.await.unwrap_or_else(|error| Err(StoreError::Internal(format!("task of an upload ended: {error}"))));
         self.task = None;
         result
     }
@@ -160,9 +137,7 @@ impl BlobUpload for LargeUpload {
         if data.is_empty() {
             return Ok(());
         }
-        let room_bytes = u32::try_from(data.len())
-            .unwrap_or(u32::MAX)
-            .min(QUEUE_BYTES_MAX);
+        let room_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX).min(QUEUE_BYTES_MAX);
         let permit = self.room.clone().acquire_many_owned(room_bytes).await;
         if let Ok(permit) = permit
             && let Ok(place) = self.queue.reserve().await
@@ -182,11 +157,7 @@ impl BlobUpload for LargeUpload {
     }
 }
 
-async fn store(
-    mut upload: Upload,
-    digest: Digest,
-    mut messages: mpsc::Receiver<Message>,
-) -> Result<WriteOutcome, StoreError> {
+async fn store(mut upload: Upload, digest: Digest, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
     let mut hasher = Hasher::new(digest.function);
     while let Some(message) = messages.recv().await {
         match message {

@@ -1,0 +1,302 @@
+//! `ActionCache`: results come back byte for byte as they were stored, unless something is put inline.
+//!
+//! Always true here: a result is stored only if it is well-formed; one that is answered fits into a message that every client
+//! can decode.
+
+use std::{collections::HashSet, sync::Arc};
+
+use blockstore_proto::reapi;
+use bytes::Bytes;
+use prost::Message;
+use tonic::Status;
+
+use super::{
+    ANSWER_BYTES_MAX, Shared,
+    grpc::{Answer, Call, Outgoing, decode},
+    request,
+    status::{bad_field, precondition_missing, quoted, store_status},
+};
+use crate::store::{ActionKey, Digest, DigestFunction, Instance, StoreError};
+
+/// What a field that is put inline costs beside its bytes.
+const INLINE_FIELD_BYTES: u64 = 16;
+
+/// `UpdateActionResultRequest` with the result left encoded, so that it can be stored as it came.
+#[derive(Clone, PartialEq, Message)]
+struct UpdateRequest {
+    #[prost(string, tag = "1")]
+    instance_name: String,
+    #[prost(message, optional, tag = "2")]
+    action_digest: Option<reapi::Digest>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    action_result: Option<Bytes>,
+    #[prost(int32, tag = "5")]
+    digest_function: i32,
+}
+
+pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
+    let received = call.messages.only().await?;
+    let request: reapi::GetActionResultRequest = decode(received.message)?;
+    let instance = request::instance(&request.instance_name)?;
+    let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    let result = shared
+        .store
+        .get_action_result(&instance, &ActionKey { digest, size_known: true })
+        .await
+        .map_err(|error| store_status(&error))?
+        .ok_or_else(|| Status::not_found(format!("no result of action {digest}")))?;
+    let inline = request.inline_stdout || request.inline_stderr || !request.inline_output_files.is_empty();
+    let result = match inline {
+        true => put_inline(&shared, &instance, digest.function, &request, result).await?,
+        false => result,
+    };
+    Ok(Answer::one(Outgoing::encoded(result)))
+}
+
+pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
+    let received = call.messages.only().await?;
+    if !shared.options.action_updates {
+        return Err(Status::permission_denied("this server does not accept action results"));
+    }
+    let request: UpdateRequest = decode(received.message)?;
+    let instance = request::instance(&request.instance_name)?;
+    let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    let encoded = request.action_result.ok_or_else(|| bad_field("action_result", "is required".into()))?;
+    let size_bytes = encoded.len() as u64;
+    if size_bytes > ANSWER_BYTES_MAX {
+        let error = StoreError::TooLarge { size_bytes, limit_bytes: ANSWER_BYTES_MAX };
+        return Err(store_status(&error));
+    }
+    validate(&decode(encoded.clone())?, digest.function)?;
+    if shared.options.actions_must_exist {
+        let missing = shared.store.find_missing(&instance, &[digest]).await;
+        if missing.map_err(|error| store_status(&error))?.contains(&true) {
+            return Err(precondition_missing(&digest));
+        }
+    }
+    shared
+        .store
+        .put_action_result(&instance, &ActionKey { digest, size_known: true }, encoded.clone())
+        .await
+        .map_err(|error| store_status(&error))?;
+    Ok(Answer::one(Outgoing::encoded(encoded)))
+}
+
+fn action_digest(shared: &Shared, digest: Option<&reapi::Digest>, number: i32) -> Result<Digest, Status> {
+    let offered = &shared.store.capabilities().digest_functions;
+    request::sole_digest("action_digest", digest, number, offered)
+}
+
+/// Refuses what no reader could use: absolute or empty paths, outputs without a digest (Remote Execution API,
+/// `UpdateActionResult`).
+fn validate(result: &reapi::ActionResult, function: DigestFunction) -> Result<(), Status> {
+    for file in &result.output_files {
+        check_path("output_files.path", &file.path)?;
+        request::digest("output_files.digest", file.digest.as_ref(), function)?;
+    }
+    for directory in &result.output_directories {
+        // The working directory itself has an empty path.
+        if directory.path.starts_with('/') {
+            return Err(absolute("output_directories.path", &directory.path));
+        }
+        if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
+            return Err(bad_field("output_directories.tree_digest", "is required".into()));
+        }
+        for (field, digest) in [
+            ("output_directories.tree_digest", &directory.tree_digest),
+            ("output_directories.root_directory_digest", &directory.root_directory_digest),
+        ] {
+            if digest.is_some() {
+                request::digest(field, digest.as_ref(), function)?;
+            }
+        }
+    }
+    #[allow(deprecated)] // older clients fill the fields that output_symlinks replaced
+    let symlinks = [
+        ("output_symlinks", &result.output_symlinks),
+        ("output_file_symlinks", &result.output_file_symlinks),
+        ("output_directory_symlinks", &result.output_directory_symlinks),
+    ];
+    for (field, symlinks) in symlinks {
+        for symlink in symlinks {
+            check_path(field, &symlink.path)?;
+            if symlink.target.is_empty() {
+                return Err(bad_field(field, "has a symlink without a target".into()));
+            }
+        }
+    }
+    for (field, digest) in [("stdout_digest", &result.stdout_digest), ("stderr_digest", &result.stderr_digest)] {
+        if digest.is_some() {
+            request::digest(field, digest.as_ref(), function)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_path(field: &str, path: &str) -> Result<(), Status> {
+    match path.chars().next() {
+        None => Err(bad_field(field, "has an empty path".into())),
+        Some('/') => Err(absolute(field, path)),
+        Some(_) => Ok(()),
+    }
+}
+
+fn absolute(field: &str, path: &str) -> Status {
+    bad_field(field, format!("`{}` is an absolute path", quoted(path)))
+}
+
+/// Something that can be put inline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Stdout,
+    Stderr,
+    /// The output file of that index.
+    File(usize),
+}
+
+/// Puts inline what the client asked for, as far as it fits into the answer and is there.
+async fn put_inline(
+    shared: &Shared,
+    instance: &Instance,
+    function: DigestFunction,
+    request: &reapi::GetActionResultRequest,
+    encoded: Bytes,
+) -> Result<Bytes, Status> {
+    let mut result: reapi::ActionResult = decode(encoded.clone())?;
+    let room_bytes = ANSWER_BYTES_MAX.saturating_sub(encoded.len() as u64);
+    let wanted = wanted(&result, function, request, room_bytes);
+    if wanted.is_empty() {
+        return Ok(encoded);
+    }
+    let digests: Vec<_> = wanted.iter().map(|(_, digest)| *digest).collect();
+    let found = shared.store.read_batch(instance, &digests).await;
+    for ((place, _), data) in wanted.into_iter().zip(found) {
+        // What cannot be read is left to the client: the digest is still there.
+        let Ok(Some(data)) = data else { continue };
+        match place {
+            Place::Stdout => result.stdout_raw = data,
+            Place::Stderr => result.stderr_raw = data,
+            Place::File(index) => {
+                if let Some(file) = result.output_files.get_mut(index) {
+                    file.contents = data;
+                }
+            }
+        }
+    }
+    Ok(result.encode_to_vec().into())
+}
+
+/// What is to be put inline, in the order of the request's fields, until the room is used up.
+fn wanted(
+    result: &reapi::ActionResult,
+    function: DigestFunction,
+    request: &reapi::GetActionResultRequest,
+    mut room_bytes: u64,
+) -> Vec<(Place, Digest)> {
+    let stdout = (request.inline_stdout && result.stdout_raw.is_empty()).then_some((Place::Stdout, result.stdout_digest.as_ref()));
+    let stderr = (request.inline_stderr && result.stderr_raw.is_empty()).then_some((Place::Stderr, result.stderr_digest.as_ref()));
+    let paths: HashSet<_> = request.inline_output_files.iter().map(String::as_str).collect();
+    let files = result
+        .output_files
+        .iter()
+        .enumerate()
+        .filter(|(_, file)| paths.contains(file.path.as_str()) && file.contents.is_empty())
+        .map(|(index, file)| (Place::File(index), file.digest.as_ref()));
+    stdout
+        .into_iter()
+        .chain(stderr)
+        .chain(files)
+        .filter_map(|(place, digest)| {
+            let digest = request::digest("digest", digest, function).ok()?;
+            let cost_bytes = digest.size_bytes.checked_add(INLINE_FIELD_BYTES)?;
+            room_bytes = room_bytes.checked_sub(cost_bytes)?;
+            Some((place, digest))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Hasher;
+
+    const FUNCTION: DigestFunction = DigestFunction::Sha256;
+
+    fn digest(data: &[u8]) -> Option<reapi::Digest> {
+        let digest = Hasher::digest(FUNCTION, data);
+        Some(reapi::Digest { hash: digest.hash_hex(), size_bytes: data.len() as i64 })
+    }
+
+    fn file(path: &str, data: &[u8]) -> reapi::OutputFile {
+        reapi::OutputFile { path: path.into(), digest: digest(data), ..Default::default() }
+    }
+
+    fn result() -> reapi::ActionResult {
+        reapi::ActionResult {
+            output_files: vec![file("a/b", b"one"), file("c", b"two")],
+            output_directories: vec![reapi::OutputDirectory { tree_digest: digest(b"tree"), ..Default::default() }],
+            output_symlinks: vec![reapi::OutputSymlink { path: "l".into(), target: "/absolute/is/allowed".into(), ..Default::default() }],
+            stdout_digest: digest(b"out"),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_good_result_is_valid() {
+        assert!(validate(&result(), FUNCTION).is_ok());
+        assert!(validate(&reapi::ActionResult::default(), FUNCTION).is_ok());
+    }
+
+    #[test]
+    fn a_bad_result_is_an_error_of_the_client() {
+        let bad: [(&str, fn(&mut reapi::ActionResult)); 10] = [
+            ("absolute file", |r| r.output_files[0].path = "/a".into()),
+            ("file without a path", |r| r.output_files[0].path.clear()),
+            ("file without a digest", |r| r.output_files[1].digest = None),
+            ("file with a bad digest", |r| r.output_files[1].digest.as_mut().unwrap().size_bytes = -1),
+            ("absolute directory", |r| r.output_directories[0].path = "/d".into()),
+            ("directory without a digest", |r| r.output_directories[0].tree_digest = None),
+            ("absolute symlink", |r| r.output_symlinks[0].path = "/l".into()),
+            ("symlink without a target", |r| r.output_symlinks[0].target.clear()),
+            ("bad stdout", |r| r.stdout_digest = Some(reapi::Digest::default())),
+            ("bad stderr", |r| r.stderr_digest = Some(reapi::Digest::default())),
+        ];
+        for (what, spoil) in bad {
+            let mut result = result();
+            spoil(&mut result);
+            let status = validate(&result, FUNCTION).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_what_fits_is_put_inline() {
+        let request = reapi::GetActionResultRequest {
+            inline_stdout: true,
+            inline_stderr: true,
+            inline_output_files: vec!["c".into(), "a/b".into(), "unknown".into()],
+            ..Default::default()
+        };
+        let places = |room_bytes| -> Vec<_> { wanted(&result(), FUNCTION, &request, room_bytes).into_iter().map(|(p, _)| p).collect() };
+        assert_eq!(places(1000), [Place::Stdout, Place::File(0), Place::File(1)]);
+        assert_eq!(places(2 * (INLINE_FIELD_BYTES + 3)), [Place::Stdout, Place::File(0)]);
+        assert_eq!(places(0), []);
+    }
+
+    #[test]
+    fn a_result_is_cut_out_of_its_request_as_it_came() {
+        let mut encoded = result().encode_to_vec();
+        // A field that this program does not know.
+        encoded.extend([0xf8, 0x07, 1]);
+        let request = UpdateRequest {
+            instance_name: "main".into(),
+            action_digest: digest(b"action"),
+            action_result: Some(encoded.clone().into()),
+            digest_function: 1,
+        };
+        let wire = Bytes::from(request.encode_to_vec());
+        let public = reapi::UpdateActionResultRequest::decode(wire.clone()).unwrap();
+        assert_eq!(public.action_result, Some(result()));
+        assert_eq!(UpdateRequest::decode(wire).unwrap().action_result.unwrap(), encoded);
+    }
+}

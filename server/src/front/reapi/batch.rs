@@ -1,0 +1,160 @@
+//! `BatchUpdateBlobs` and `BatchReadBlobs`: many small blobs in one message, a status for each.
+//!
+//! Always true here: what is wrong with one blob is told in its own status and hurts no other; an answer is never larger than
+//! [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX), which every client can decode.
+
+use std::sync::Arc;
+
+use blockstore_proto::{
+    reapi::{self, batch_read_blobs_response, batch_update_blobs_response, compressor::Value as Compressor},
+    rpc,
+};
+use tonic::Status;
+
+use super::{
+    ANSWER_BYTES_MAX, Shared,
+    grpc::{Answer, Call, Outgoing, decode},
+    request,
+    resource::by_length,
+    status::{bad_field, blob_missing, rpc_status, store_status},
+};
+use crate::store::{DigestFunction, StoreError};
+
+/// What a blob costs in an answer beside its data: its digest, a status and their keys. No status is longer.
+const ENTRY_BYTES: u64 = 512;
+/// Blobs in one batch, so that their entries fit into an answer.
+const BATCH_BLOBS_MAX: u64 = ANSWER_BYTES_MAX / ENTRY_BYTES;
+
+pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
+    let received = call.messages.only().await?;
+    let request: reapi::BatchUpdateBlobsRequest = decode(received.message)?;
+    let instance = request::instance(&request.instance_name)?;
+    check_count("requests", request.requests.len())?;
+    let digests = request.requests.iter().filter_map(|r| r.digest.as_ref());
+    let function = function(request.digest_function, digests, &shared)?;
+
+    // The blobs that are worth a try, and where in the answer their status belongs.
+    let mut blobs = Vec::with_capacity(request.requests.len());
+    let mut places = Vec::with_capacity(request.requests.len());
+    let mut responses = Vec::with_capacity(request.requests.len());
+    for (place, blob) in request.requests.into_iter().enumerate() {
+        let parsed = request::digest("digest", blob.digest.as_ref(), function).and_then(|digest| {
+            if blob.compressor != i32::from(Compressor::Identity) {
+                return Err(bad_field("compressor", "is not supported".into()));
+            }
+            Ok(digest)
+        });
+        let status = match parsed {
+            Ok(digest) => {
+                blobs.push((digest, blob.data));
+                places.push(place);
+                rpc::Status::default()
+            }
+            Err(status) => rpc_status(&status),
+        };
+        responses.push(batch_update_blobs_response::Response { digest: echo(blob.digest), status: Some(status) });
+    }
+    let outcomes = shared.store.write_batch(&instance, blobs).await;
+    for (place, outcome) in places.into_iter().zip(outcomes) {
+        if let (Err(error), Some(response)) = (outcome, responses.get_mut(place)) {
+            response.status = Some(rpc_status(&store_status(&error)));
+        }
+    }
+    Ok(Answer::one(Outgoing::message(&reapi::BatchUpdateBlobsResponse { responses })))
+}
+
+pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
+    let received = call.messages.only().await?;
+    let request: reapi::BatchReadBlobsRequest = decode(received.message)?;
+    let instance = request::instance(&request.instance_name)?;
+    check_count("digests", request.digests.len())?;
+    let function = function(request.digest_function, request.digests.iter(), &shared)?;
+
+    let mut room_bytes = ANSWER_BYTES_MAX - ENTRY_BYTES * request.digests.len() as u64;
+    let mut wanted = Vec::with_capacity(request.digests.len());
+    let mut places = Vec::with_capacity(request.digests.len());
+    let mut responses = Vec::with_capacity(request.digests.len());
+    for (place, sent) in request.digests.into_iter().enumerate() {
+        let admitted = request::digest("digests", Some(&sent), function).and_then(|digest| {
+            room_bytes = room_bytes.checked_sub(digest.size_bytes).ok_or_else(no_room)?;
+            Ok(digest)
+        });
+        let status = match admitted {
+            Ok(digest) => {
+                wanted.push(digest);
+                places.push(place);
+                rpc::Status::default()
+            }
+            Err(status) => rpc_status(&status),
+        };
+        responses.push(batch_read_blobs_response::Response { digest: echo(Some(sent)), status: Some(status), ..Default::default() });
+    }
+    let found = shared.store.read_batch(&instance, &wanted).await;
+    for ((place, digest), found) in places.into_iter().zip(&wanted).zip(found) {
+        let Some(response) = responses.get_mut(place) else {
+            continue;
+        };
+        match found {
+            Ok(Some(data)) => response.data = data,
+            // Nothing of it was given out, so that a damaged blob is a missing one.
+            Ok(None) | Err(StoreError::Lost { .. }) => {
+                response.status = Some(rpc_status(&blob_missing(digest)));
+            }
+            Err(error) => response.status = Some(rpc_status(&store_status(&error))),
+        }
+    }
+    Ok(Answer::one(Outgoing::message(&reapi::BatchReadBlobsResponse { responses })))
+}
+
+fn no_room() -> Status {
+    Status::resource_exhausted("blob does not fit into this answer; read it with ByteStream.Read")
+}
+
+fn check_count(field: &str, count: usize) -> Result<(), Status> {
+    if count as u64 > BATCH_BLOBS_MAX {
+        return Err(bad_field(field, format!("has {count} blobs, more than {BATCH_BLOBS_MAX}")));
+    }
+    Ok(())
+}
+
+/// The function of a batch; where none is set, the first digest that can be one tells.
+fn function<'a>(number: i32, mut digests: impl Iterator<Item = &'a reapi::Digest>, shared: &Shared) -> Result<DigestFunction, Status> {
+    let offered = &shared.store.capabilities().digest_functions;
+    let digits = digests.find_map(|d| by_length(d.hash.len(), offered).map(|_| d.hash.len()));
+    request::digest_function(number, digits, offered)
+}
+
+/// The digest of an answer, as it was sent unless it is too long to be one.
+fn echo(digest: Option<reapi::Digest>) -> Option<reapi::Digest> {
+    digest.filter(|d| d.hash.len() <= crate::store::HASH_BYTES_MAX * 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::store::Digest;
+
+    #[test]
+    fn no_entry_is_larger_than_what_is_set_aside() {
+        let digest = reapi::Digest { hash: "f".repeat(128), size_bytes: i64::MAX };
+        let of = |status: Status| {
+            let response = batch_read_blobs_response::Response {
+                digest: Some(digest.clone()),
+                status: Some(rpc_status(&status)),
+                ..Default::default()
+            };
+            response.encoded_len() as u64 + 8
+        };
+        let blob = Digest::parse(DigestFunction::Sha512, &[b'f'; 128], i64::MAX).unwrap();
+        for status in [
+            blob_missing(&blob),
+            no_room(),
+            store_status(&StoreError::HashMismatch { declared: Box::new(blob), computed: Box::new(blob) }),
+            bad_field("compressor", "is not supported".into()),
+        ] {
+            assert!(of(status.clone()) <= ENTRY_BYTES, "{} {status}", of(status.clone()));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `FindMissingBlobs`, parsed in place: a request may name tens of thousands of digests, and the answer repeats some of them
+//! as they came.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tonic::Status;
+
+use super::{
+    Shared,
+    grpc::{Answer, Call, Outgoing},
+    request,
+    status::{bad_digest, bad_field, store_status},
+    wire::{Fields, Malformed, Value},
+};
+use crate::store::{Digest, DigestFunction, Instance};
+
+/// Fields of `FindMissingBlobsRequest`.
+mod field {
+    pub(super) const INSTANCE_NAME: u64 = 1;
+    pub(super) const BLOB_DIGESTS: u64 = 2;
+    pub(super) const DIGEST_FUNCTION: u64 = 3;
+}
+
+/// Key of `FindMissingBlobsResponse.missing_blob_digests` on the wire: field 2, with a length.
+const MISSING_BLOB_DIGESTS: u8 = 2 << 3 | 2;
+
+pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
+    let received = call.messages.only().await?;
+    let request = Request::parse(&received.message, &shared.store.capabilities().digest_functions)?;
+    let missing = shared.store.find_missing(&request.instance, &request.digests).await.map_err(|error| store_status(&error))?;
+    let missing = request.as_sent.iter().zip(missing).filter_map(|(sent, m)| m.then_some(*sent));
+    Ok(Answer::one(Outgoing::encoded(response(missing))))
+}
+
+struct Request<'a> {
+    instance: Instance,
+    digests: Vec<Digest>,
+    /// The encoded digests, in the same order.
+    as_sent: Vec<&'a [u8]>,
+}
+
+impl<'a> Request<'a> {
+    fn parse(message: &'a [u8], offered: &[DigestFunction]) -> Result<Self, Status> {
+        let malformed = |Malformed| Status::invalid_argument("malformed message");
+        let mut instance: &[u8] = b"";
+        let mut number = 0;
+        let mut as_sent = Vec::with_capacity(message.len() / 70);
+        for item in Fields::new(message) {
+            match item.map_err(malformed)? {
+                (field::INSTANCE_NAME, Value::Len(name)) => instance = name,
+                (field::BLOB_DIGESTS, Value::Len(digest)) => as_sent.push(digest),
+                (field::DIGEST_FUNCTION, Value::Varint(value)) => {
+                    number = i32::try_from(value).unwrap_or(-1);
+                }
+                _ => {}
+            }
+        }
+        let instance = std::str::from_utf8(instance).map_err(|_| bad_field("instance_name", "is not UTF-8".into()))?;
+        let instance = request::instance(instance)?;
+
+        let mut function = None;
+        let mut digests = Vec::with_capacity(as_sent.len());
+        for sent in &as_sent {
+            let (hash, size_bytes) = parse_digest(sent).map_err(malformed)?;
+            let function = match function {
+                Some(function) => function,
+                None => *function.insert(request::digest_function(number, Some(hash.len()), offered)?),
+            };
+            digests.push(Digest::parse(function, hash, size_bytes).map_err(|error| bad_digest("blob_digests", error))?);
+        }
+        Ok(Self { instance, digests, as_sent })
+    }
+}
+
+/// Hash and size of an encoded `Digest`.
+fn parse_digest(digest: &[u8]) -> Result<(&[u8], i64), Malformed> {
+    let (mut hash, mut size_bytes): (&[u8], _) = (b"", 0);
+    for item in Fields::new(digest) {
+        match item? {
+            (1, Value::Len(value)) => hash = value,
+            (2, Value::Varint(value)) => size_bytes = value.cast_signed(),
+            _ => {}
+        }
+    }
+    Ok((hash, size_bytes))
+}
+
+fn response<'a>(missing: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
+    let len = missing.clone().map(|d| 1 + prost::length_delimiter_len(d.len()) + d.len()).sum();
+    let mut response = BytesMut::with_capacity(len);
+    for digest in missing {
+        response.put_u8(MISSING_BLOB_DIGESTS);
+        prost::encoding::encode_varint(digest.len() as u64, &mut response);
+        response.put_slice(digest);
+    }
+    response.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use blockstore_proto::reapi;
+    use prost::Message;
+
+    use super::*;
+    use crate::store::Hasher;
+
+    fn wire(digest: &Digest) -> reapi::Digest {
+        reapi::Digest { hash: digest.hash_hex(), size_bytes: i64::try_from(digest.size_bytes).unwrap() }
+    }
+
+    fn parse(request: &reapi::FindMissingBlobsRequest) -> Result<(Instance, Vec<Digest>), Status> {
+        let message = request.encode_to_vec();
+        Request::parse(&message, &DigestFunction::ALL).map(|r| (r.instance, r.digests))
+    }
+
+    #[test]
+    fn parses_what_prost_encodes() {
+        let digests: Vec<_> = (0..300u16).map(|n| Hasher::digest(DigestFunction::Sha1, &n.to_le_bytes())).collect();
+        let request = reapi::FindMissingBlobsRequest {
+            instance_name: "a/b".into(),
+            blob_digests: digests.iter().map(wire).collect(),
+            digest_function: 0,
+        };
+        assert_eq!(parse(&request).unwrap(), (Instance::new("a/b"), digests));
+        let empty = reapi::FindMissingBlobsRequest::default();
+        assert_eq!(parse(&empty).unwrap(), (Instance::new(""), vec![]));
+    }
+
+    #[test]
+    fn answers_what_prost_decodes() {
+        let digests: Vec<_> = [b"a", b"b"].map(|d| Hasher::digest(DigestFunction::Sha256, d)).into();
+        let encoded: Vec<_> = digests.iter().map(|d| wire(d).encode_to_vec()).collect();
+        let response = response(encoded.iter().map(Vec::as_slice));
+        let response = reapi::FindMissingBlobsResponse::decode(response).unwrap();
+        assert_eq!(response.missing_blob_digests, digests.iter().map(wire).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn wrong_requests_are_errors_of_the_client() {
+        let sha256 = wire(&Hasher::digest(DigestFunction::Sha256, b"x"));
+        let sha1 = wire(&Hasher::digest(DigestFunction::Sha1, b"x"));
+        let negative = reapi::Digest { size_bytes: -1, ..sha1.clone() };
+        let wrong = [
+            (vec![sha1.clone(), sha256.clone()], 0),
+            (vec![sha1], 1),
+            (vec![sha256.clone()], 4),
+            (vec![reapi::Digest::default()], 0),
+            (vec![negative], 0),
+            (vec![reapi::Digest { hash: sha256.hash.to_uppercase(), ..sha256 }], 0),
+        ];
+        for (blob_digests, digest_function) in wrong {
+            let request = reapi::FindMissingBlobsRequest { blob_digests, digest_function, ..Default::default() };
+            assert_eq!(parse(&request).unwrap_err().code(), tonic::Code::InvalidArgument);
+        }
+        assert!(Request::parse(&[0x12, 9, 1], &DigestFunction::ALL).is_err());
+    }
+}

@@ -1,0 +1,335 @@
+//! gRPC over HTTP bodies: messages in, messages out, one copy fewer than a general codec.
+//!
+//! Always true here: memory for a message is only taken as its bytes arrive, and large messages together stay within the
+//! budget; every answer ends with a `grpc-status`; a wrong frame is an error of the call, never a panic.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::Router;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::stream::BoxStream;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::{Body, Frame};
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+/// A compression flag and a length.
+const PREFIX_BYTES: usize = 5;
+/// Messages up to this size do not count against the budget.
+const UNBUDGETED_BYTES_MAX: usize = 64 << 10;
+/// What is set aside for a message before its bytes arrive, at most.
+const RESERVED_BYTES_MAX: usize = 1 << 20;
+/// A message that takes from the budget must not stand still for longer.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Bounds the bytes of requests that are in memory and not yet with the store.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    room: Arc<Semaphore>,
+    bytes_max: u32,
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: u32) -> Self {
+        Self { room: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max }
+    }
+
+    async fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if bytes <= UNBUDGETED_BYTES_MAX {
+            return Ok(None);
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
+        let permit = self.room.clone().acquire_many_owned(bytes).await;
+        permit.map(Some).map_err(|_| Status::unavailable("server is shutting down"))
+    }
+}
+
+/// A message that was received. It counts against the budget until it is dropped.
+pub(super) struct Received<M> {
+    pub(super) message: M,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The messages of a request.
+pub(super) struct Messages {
+    body: axum::body::Body,
+    /// What arrived and was not used, in order; no piece is empty.
+    pieces: VecDeque<Bytes>,
+    available: usize,
+    message_bytes_max: usize,
+    budget: Budget,
+}
+
+impl Messages {
+    fn new(body: axum::body::Body, message_bytes_max: usize, budget: Budget) -> Self {
+        Self { body, pieces: VecDeque::new(), available: 0, message_bytes_max, budget }
+    }
+
+    /// The next message, or `None` where the client has closed its side. Cancelled in the middle, the rest is of no use.
+    pub(super) async fn next(&mut self) -> Result<Option<Received<Bytes>>, Status> {
+        if !self.fill(PREFIX_BYTES).await? {
+            return match self.available {
+                0 => Ok(None),
+                _ => Err(cut()),
+            };
+        }
+        let mut prefix = self.take(PREFIX_BYTES);
+        let compressed = prefix.get_u8() != 0;
+        let len = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
+        if compressed {
+            return Err(Status::unimplemented("compressed gRPC messages are not supported"));
+        }
+        if len > self.message_bytes_max {
+            return Err(Status::resource_exhausted(format!(
+                "message of {len} bytes is larger than the {} that this method accepts",
+                self.message_bytes_max
+            )));
+        }
+        let permit = self.budget.take(len).await?;
+        let whole = match &permit {
+            Some(_) => tokio::time::timeout(STALL_MAX, self.gather(len)).await,
+            None => Ok(self.gather(len).await),
+        };
+        match whole {
+            Ok(whole) => Ok(Some(Received { message: whole?, permit })),
+            Err(_) => Err(Status::deadline_exceeded("message did not arrive in time")),
+        }
+    }
+
+    /// The only message of a request.
+    pub(super) async fn only(&mut self) -> Result<Received<Bytes>, Status> {
+        self.next().await?.ok_or_else(|| Status::invalid_argument("request has no message"))
+    }
+
+    /// Reads until that many bytes are there; false if the body ends before.
+    async fn fill(&mut self, bytes: usize) -> Result<bool, Status> {
+        while self.available < bytes {
+            match self.frame().await? {
+                Some(piece) => self.keep(piece),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next data of the body.
+    async fn frame(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+            match frame.transpose().map_err(|_| cut())? {
+                None => return Ok(None),
+                Some(frame) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Ok(Some(data)),
+                    // Trailers of a request mean nothing to us.
+                    Err(_) => {}
+                },
+            }
+        }
+    }
+
+    fn keep(&mut self, piece: Bytes) {
+        self.available += piece.len();
+        self.pieces.push_back(piece);
+    }
+
+    /// The next bytes, at most that many, of the first piece; empty if there is none.
+    fn take_piece(&mut self, bytes_max: usize) -> Bytes {
+        let Some(first) = self.pieces.front_mut() else {
+            return Bytes::new();
+        };
+        let piece = if first.len() <= bytes_max { self.pieces.pop_front().unwrap_or_default() } else { first.split_to(bytes_max) };
+        self.available -= piece.len();
+        piece
+    }
+
+    /// Bytes that are there; without a copy if one piece has them all.
+    fn take(&mut self, bytes: usize) -> Bytes {
+        let first = self.take_piece(bytes);
+        if first.len() == bytes {
+            return first;
+        }
+        let mut all = BytesMut::with_capacity(bytes);
+        all.put(first);
+        while all.len() < bytes && self.available > 0 {
+            let piece = self.take_piece(bytes - all.len());
+            all.put(piece);
+        }
+        all.freeze()
+    }
+
+    /// A message of that length. It is copied together as it arrives, unless one piece has it whole.
+    async fn gather(&mut self, len: usize) -> Result<Bytes, Status> {
+        if self.pieces.is_empty() && len > 0 && !self.fill(1).await? {
+            return Err(cut());
+        }
+        if self.pieces.front().map_or(0, Bytes::len) >= len {
+            return Ok(self.take(len));
+        }
+        let mut all = Vec::with_capacity(len.min(RESERVED_BYTES_MAX));
+        while all.len() < len {
+            if self.pieces.is_empty() && !self.fill(1).await? {
+                return Err(cut());
+            }
+            let piece = self.take_piece(len - all.len());
+            if all.capacity() < all.len() + piece.len() {
+                // Over a mebibyte have arrived: the length was meant.
+                all.reserve_exact(len - all.len());
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.into())
+    }
+}
+
+/// The client went away, or its side ended in the middle of a message.
+fn cut() -> Status {
+    Status::cancelled("request was cut off")
+}
+
+/// A message on its way out: up to two pieces, so that the payload need not be copied behind its head.
+pub(super) struct Outgoing {
+    head: Bytes,
+    payload: Bytes,
+}
+
+impl Outgoing {
+    /// A message with its prefix in one piece.
+    pub(super) fn message(message: &impl Message) -> Self {
+        let len = message.encoded_len();
+        let mut head = BytesMut::with_capacity(PREFIX_BYTES + len);
+        put_prefix(&mut head, len);
+        message.encode_raw(&mut head);
+        Self { head: head.freeze(), payload: Bytes::new() }
+    }
+
+    /// A message that is encoded already.
+    pub(super) fn encoded(message: Bytes) -> Self {
+        let mut head = BytesMut::with_capacity(PREFIX_BYTES);
+        put_prefix(&mut head, message.len());
+        Self { head: head.freeze(), payload: message }
+    }
+
+    /// A message with a single `bytes` field, whose payload stays where it is.
+    pub(super) fn bytes_field(field: u32, payload: Bytes) -> Self {
+        let len = prost::encoding::key_len(field) + prost::length_delimiter_len(payload.len()) + payload.len();
+        let mut head = BytesMut::with_capacity(PREFIX_BYTES + len - payload.len());
+        put_prefix(&mut head, len);
+        prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, &mut head);
+        prost::encoding::encode_varint(payload.len() as u64, &mut head);
+        Self { head: head.freeze(), payload }
+    }
+}
+
+fn put_prefix(buf: &mut BytesMut, len: usize) {
+    // Every caller bounds its messages far below 4 GiB.
+    let len = u32::try_from(len).expect("an answer is bounded");
+    buf.put_u8(0);
+    buf.put_u32(len);
+}
+
+/// The body of an answer: messages, then the status as trailers.
+pub(super) struct Answer {
+    /// Ready to be sent, in order.
+    ready: [Bytes; 2],
+    source: Option<BoxStream<'static, Result<Outgoing, Status>>>,
+    ended: bool,
+}
+
+impl Answer {
+    /// One message and OK.
+    pub(super) fn one(message: Outgoing) -> Self {
+        Self { ready: [message.head, message.payload], source: None, ended: false }
+    }
+
+    /// Messages until the stream ends, OK or with its error.
+    pub(super) fn stream(source: BoxStream<'static, Result<Outgoing, Status>>) -> Self {
+        Self { ready: Default::default(), source: Some(source), ended: false }
+    }
+
+    fn end(&mut self, status: &Status) -> Frame<Bytes> {
+        self.ended = true;
+        self.source = None;
+        let mut trailers = HeaderMap::with_capacity(3);
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", HeaderValue::from_static("13"));
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(ready) = this.ready.iter_mut().find(|ready| !ready.is_empty()) {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(ready)))));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let next = match &mut this.source {
+                Some(source) => ready!(source.as_mut().poll_next(cx)),
+                None => None,
+            };
+            match next {
+                Some(Ok(message)) => this.ready = [message.head, message.payload],
+                Some(Err(status)) => return Poll::Ready(Some(Ok(this.end(&status)))),
+                None => return Poll::Ready(Some(Ok(this.end(&Status::ok(""))))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.ready.iter().all(Bytes::is_empty)
+    }
+}
+
+/// A call: its headers and its messages.
+pub(super) struct Call {
+    pub(super) messages: Messages,
+}
+
+/// Adds a method to a router. `path` is `/package.Service/Method`.
+pub(super) fn method<S, F, Fut>(router: Router, state: &Arc<S>, budget: &Budget, path: &str, message_bytes_max: usize, handler: F) -> Router
+where
+    S: Send + Sync + 'static,
+    F: Fn(Arc<S>, Call) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Answer, Status>> + Send + 'static,
+{
+    let (state, budget) = (state.clone(), budget.clone());
+    router.route_service(
+        path,
+        tower::service_fn(move |request: http::Request<axum::body::Body>| {
+            let messages = Messages::new(request.into_body(), message_bytes_max, budget.clone());
+            let answer = handler(state.clone(), Call { messages });
+            async move {
+                Ok::<_, Infallible>(match answer.await {
+                    Ok(answer) => {
+                        let mut response = http::Response::new(tonic::body::Body::new(answer));
+                        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                        response
+                    }
+                    Err(status) => status.into_http(),
+                })
+            }
+        }),
+    )
+}
+
+/// Decodes a message.
+pub(super) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
+    M::decode(bytes).map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+}

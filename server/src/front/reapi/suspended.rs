@@ -1,0 +1,262 @@
+//! Uploads whose stream was cut: kept for the client to go on.
+//!
+//! Always true here: their number, the bytes they have taken together and the time each waits are bounded; an upload is either
+//! here or with one stream, never both. Locks: one, held for no I/O and no await; what is thrown out is dropped outside it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::resource::UploadName;
+use crate::store::{BlobUpload, Digest, Instance};
+
+/// Bounds of what is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct SuspendedLimits {
+    /// Uploads kept at most; the one that waits longest goes first.
+    pub uploads_max: usize,
+    /// Bytes that they have taken together.
+    pub bytes_max: u64,
+    /// How long one is kept.
+    pub idle_max: Duration,
+}
+
+impl Default for SuspendedLimits {
+    fn default() -> Self {
+        Self { uploads_max: 256, bytes_max: 8 << 30, idle_max: Duration::from_secs(600) }
+    }
+}
+
+/// What became of cut uploads. They only grow.
+#[derive(Debug, Default)]
+pub struct SuspendedCounters {
+    /// Kept after a cut.
+    pub suspended: AtomicU64,
+    /// Taken up again.
+    pub resumed: AtomicU64,
+    /// Thrown out because of a bound on number or bytes.
+    pub evicted: AtomicU64,
+    /// Thrown out because nobody came back in time.
+    pub expired: AtomicU64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    instance: Instance,
+    uuid: String,
+    digest: Digest,
+}
+
+impl From<&UploadName> for Key {
+    fn from(name: &UploadName) -> Self {
+        let (instance, digest) = (name.blob.instance.clone(), name.blob.digest);
+        Self { instance, uuid: name.uuid.clone(), digest }
+    }
+}
+
+struct Entry {
+    upload: Box<dyn BlobUpload>,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Kept {
+    uploads: HashMap<Key, Entry>,
+    bytes: u64,
+}
+
+impl Kept {
+    fn remove(&mut self, key: &Key) -> Option<Box<dyn BlobUpload>> {
+        let upload = self.uploads.remove(key)?.upload;
+        self.bytes = self.bytes.saturating_sub(upload.written_bytes());
+        Some(upload)
+    }
+
+    fn remove_oldest(&mut self) -> Option<Box<dyn BlobUpload>> {
+        let (key, _) = self.uploads.iter().min_by_key(|(_, entry)| entry.since)?;
+        let key = key.clone();
+        self.remove(&key)
+    }
+
+    fn remove_idle(&mut self, idle_max: Duration) -> Vec<Box<dyn BlobUpload>> {
+        let idle: Vec<_> = self.uploads.iter().filter(|(_, entry)| entry.since.elapsed() >= idle_max).map(|(key, _)| key.clone()).collect();
+        idle.iter().filter_map(|key| self.remove(key)).collect()
+    }
+}
+
+/// The uploads that wait for their clients.
+pub(super) struct Suspended {
+    limits: SuspendedLimits,
+    kept: Mutex<Kept>,
+    counters: SuspendedCounters,
+}
+
+impl Suspended {
+    pub(super) fn new(limits: SuspendedLimits) -> Self {
+        Self { limits, kept: Mutex::default(), counters: SuspendedCounters::default() }
+    }
+
+    pub(super) fn counters(&self) -> &SuspendedCounters {
+        &self.counters
+    }
+
+    /// Keeps an upload, unless it has taken nothing or more than may be kept.
+    pub(super) fn keep(&self, name: &UploadName, upload: Box<dyn BlobUpload>) {
+        let bytes = upload.written_bytes();
+        if bytes == 0 || self.limits.uploads_max == 0 {
+            return;
+        }
+        if bytes > self.limits.bytes_max {
+            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let mut dropped = Vec::new();
+        {
+            let mut kept = self.kept.lock();
+            let key = Key::from(name);
+            // Another stream of the same name was cut as well: the later one counts.
+            dropped.extend(kept.remove(&key));
+            while kept.uploads.len() >= self.limits.uploads_max || kept.bytes.saturating_add(bytes) > self.limits.bytes_max {
+                let Some(oldest) = kept.remove_oldest() else {
+                    break;
+                };
+                dropped.push(oldest);
+            }
+            kept.bytes = kept.bytes.saturating_add(bytes);
+            kept.uploads.insert(key, Entry { upload, since: Instant::now() });
+        }
+        self.counters.suspended.fetch_add(1, Ordering::Relaxed);
+        self.counters.evicted.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Hands an upload to the stream that goes on with it.
+    pub(super) fn take(&self, name: &UploadName) -> Option<Box<dyn BlobUpload>> {
+        let upload = self.kept.lock().remove(&Key::from(name))?;
+        self.counters.resumed.fetch_add(1, Ordering::Relaxed);
+        Some(upload)
+    }
+
+    /// Bytes that an upload has taken, if it is here.
+    pub(super) fn written_bytes(&self, name: &UploadName) -> Option<u64> {
+        let kept = self.kept.lock();
+        kept.uploads.get(&Key::from(name)).map(|entry| entry.upload.written_bytes())
+    }
+
+    fn expire(&self) {
+        let idle = self.kept.lock().remove_idle(self.limits.idle_max);
+        self.counters.expired.fetch_add(idle.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Starts the task that throws out what waits too long; it ends when the registry is dropped.
+    pub(super) fn expire_in_background(self: &Arc<Self>) {
+        let registry: Weak<Self> = Arc::downgrade(self);
+        let pause = (self.limits.idle_max / 4).max(Duration::from_millis(10));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pause).await;
+                let Some(registry) = registry.upgrade() else {
+                    return;
+                };
+                registry.expire();
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Suspended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kept = self.kept.lock();
+        f.debug_struct("Suspended")
+            .field("uploads", &kept.uploads.len())
+            .field("bytes", &kept.bytes)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        front::reapi::resource::parse_write,
+        store::{DigestFunction, StoreError, WriteOutcome},
+    };
+
+    struct Written(u64);
+
+    #[async_trait]
+    impl BlobUpload for Written {
+        fn written_bytes(&self) -> u64 {
+            self.0
+        }
+        async fn write(&mut self, _data: Bytes) -> Result<(), StoreError> {
+            Ok(())
+        }
+        async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
+            Ok(WriteOutcome::Stored)
+        }
+    }
+
+    fn name(instance: &str, uuid: &str) -> UploadName {
+        let name = format!("{instance}/uploads/{uuid}/blobs/{}/100", "a".repeat(64));
+        parse_write(&name, &DigestFunction::ALL).unwrap()
+    }
+
+    fn registry(uploads_max: usize, bytes_max: u64) -> Suspended {
+        Suspended::new(SuspendedLimits { uploads_max, bytes_max, idle_max: Duration::from_secs(60) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn kept_by_instance_and_id_until_taken_once() {
+        let registry = registry(8, 1000);
+        registry.keep(&name("a", "1"), Box::new(Written(5)));
+        registry.keep(&name("b", "1"), Box::new(Written(6)));
+        assert_eq!(registry.written_bytes(&name("a", "1")), Some(5));
+        assert_eq!(registry.written_bytes(&name("a", "2")), None);
+        assert_eq!(registry.take(&name("b", "1")).unwrap().written_bytes(), 6);
+        assert!(registry.take(&name("b", "1")).is_none());
+        assert_eq!(registry.kept.lock().bytes, 5);
+        // Nothing was sent: nothing is worth keeping.
+        registry.keep(&name("c", "1"), Box::new(Written(0)));
+        assert_eq!(registry.written_bytes(&name("c", "1")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bounds_hold_and_the_oldest_goes_first() {
+        let registry = registry(2, 100);
+        for (uuid, bytes) in [("1", 10), ("2", 10), ("3", 10)] {
+            registry.keep(&name("a", uuid), Box::new(Written(bytes)));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(registry.written_bytes(&name("a", "1")), None);
+        registry.keep(&name("a", "4"), Box::new(Written(95)));
+        assert_eq!(registry.kept.lock().uploads.len(), 1);
+        registry.keep(&name("a", "5"), Box::new(Written(101)));
+        assert_eq!(registry.written_bytes(&name("a", "4")), Some(95));
+        assert_eq!(registry.counters.evicted.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_ones_expire() {
+        let registry = Arc::new(registry(8, 1000));
+        registry.expire_in_background();
+        registry.keep(&name("a", "1"), Box::new(Written(5)));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(registry.written_bytes(&name("a", "1")).is_some());
+        tokio::time::sleep(Duration::from_secs(46)).await;
+        assert_eq!(registry.written_bytes(&name("a", "1")), None);
+        assert_eq!(registry.kept.lock().bytes, 0);
+        assert_eq!(registry.counters.expired.load(Ordering::Relaxed), 1);
+    }
+}
