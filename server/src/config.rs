@@ -174,13 +174,10 @@ pub enum Refusal {
 impl Settings {
     /// Reads a command line, the program's name first.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
-        let arguments =
-            Arguments::try_parse_from(arguments).map_err(|error| match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Refusal::Answer(error.to_string())
-                }
-                _ => Refusal::Mistake(one_line(&error.to_string())),
-            })?;
+        let arguments = Arguments::try_parse_from(arguments).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Answer(error.to_string()),
+            _ => Refusal::Mistake(one_line(&error.to_string())),
+        })?;
         Self::check(arguments).map_err(Refusal::Mistake)
     }
 
@@ -188,37 +185,23 @@ impl Settings {
         let mut devices = a.device.into_iter();
         let place = match (a.dir, devices.next(), devices.next()) {
             (_, Some(_), Some(second)) => {
-                return Err(format!(
-                    "--device {}: one device is supported now, give --device once",
-                    second.display()
-                ));
+                return Err(format!("--device {}: one device is supported now, give --device once", second.display()));
             }
             (Some(_), Some(_), None) => {
-                return Err(
-                    "--dir and --device exclude each other: the store is in a file or on a device"
-                        .into(),
-                );
+                return Err("--dir and --device exclude each other: the store is in a file or on a device".into());
             }
             (None, None, _) => {
-                return Err(
-                    "nowhere to keep the store: give --dir DIR --size 10GiB, or --device PATH"
-                        .into(),
-                );
+                return Err("nowhere to keep the store: give --dir DIR --size 10GiB, or --device PATH".into());
             }
             (Some(dir), None, _) => {
                 if a.format {
                     return Err("--format goes with --device: under --dir the store is created at the first start".into());
                 }
-                Place::File {
-                    dir,
-                    size_bytes: a.size,
-                }
+                Place::File { dir, size_bytes: a.size }
             }
             (None, Some(path), None) => {
                 if a.size.is_some() {
-                    return Err(
-                        "--size goes with --dir: a store on --device takes the whole device".into(),
-                    );
+                    return Err("--size goes with --dir: a store on --device takes the whole device".into());
                 }
                 Place::Device {
                     path,
@@ -234,10 +217,7 @@ impl Settings {
             return Err("--force goes with --device PATH --format".into());
         }
         if a.grpc == a.http && a.grpc.port() != 0 {
-            return Err(format!(
-                "--grpc and --http are both {}: give them different ports",
-                a.grpc
-            ));
+            return Err(format!("--grpc and --http are both {}: give them different ports", a.grpc));
         }
         Ok(Self {
             place,
@@ -257,9 +237,7 @@ impl Settings {
 
 /// A size in bytes, with or without a unit. `GiB` is 2^30 and `GB` is 10^9. Sizes beyond what a file can have are refused.
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let ByteSize(bytes) = text
-        .parse()
-        .map_err(|_| "not a size: give bytes, or a number with a unit such as 10GiB".to_owned())?;
+    let ByteSize(bytes) = text.parse().map_err(|_| "not a size: give bytes, or a number with a unit such as 10GiB".to_owned())?;
     match i64::try_from(bytes) {
         Ok(1..) => Ok(bytes),
         Ok(_) => Err("must be more than 0".into()),
@@ -269,10 +247,7 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// The message of a command-line error without its paragraphs of advice: what was wrong, and clap's tip where it has one.
 fn one_line(message: &str) -> String {
-    let mut paragraphs = message
-        .trim_start_matches("error: ")
-        .split("\n\n")
-        .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut paragraphs = message.trim_start_matches("error: ").split("\n\n").map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
     let mut line = paragraphs.next().unwrap_or_default();
     if let Some(tip) = paragraphs.find(|p| p.starts_with("tip: ")) {
         line.push_str("; ");
@@ -302,21 +277,12 @@ mod tests {
     #[test]
     fn two_settings_are_enough() {
         let s = parse("blockstored --dir d --size 10GiB").unwrap();
-        assert_eq!(
-            s.place,
-            Place::File {
-                dir: "d".into(),
-                size_bytes: Some(10 << 30)
-            }
-        );
+        assert_eq!(s.place, Place::File { dir: "d".into(), size_bytes: Some(10 << 30) });
         assert_eq!(s.grpc, "127.0.0.1:9092".parse().unwrap());
         assert_eq!(s.http, "127.0.0.1:8080".parse().unwrap());
         assert_eq!((s.io, s.direct), (Io::Auto, Direct::Auto));
         assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
-        assert_eq!(
-            (s.cache_bytes, s.block_bytes, s.objects),
-            (None, None, None)
-        );
+        assert_eq!((s.cache_bytes, s.block_bytes, s.objects), (None, None, None));
     }
 
     #[test]
@@ -332,16 +298,7 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "-1",
-            "ten",
-            "10Gb/s",
-            "8EiB",
-            "99999999999EiB",
-            "GiB",
-        ] {
+        for text in ["", "0", "-1", "ten", "10Gb/s", "8EiB", "99999999999EiB", "GiB"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
     }
@@ -349,10 +306,7 @@ mod tests {
     #[test]
     fn a_second_device_is_refused() {
         let text = mistake("blockstored --device /dev/a --device /dev/b");
-        assert!(
-            text.contains("--device /dev/b: one device is supported now"),
-            "{text}"
-        );
+        assert!(text.contains("--device /dev/b: one device is supported now"), "{text}");
     }
 
     #[test]
@@ -364,10 +318,7 @@ mod tests {
             ("blockstored --dir d --size 1GiB --force", "--force"),
             ("blockstored --device /dev/a --force", "--force"),
             ("blockstored --device /dev/a --size 1GiB", "--size"),
-            (
-                "blockstored --dir d --grpc 127.0.0.1:1 --http 127.0.0.1:1",
-                "--grpc",
-            ),
+            ("blockstored --dir d --grpc 127.0.0.1:1 --http 127.0.0.1:1", "--grpc"),
             ("blockstored --dir d --grpc localhost", "--grpc"),
             ("blockstored --dir d --size much", "--size"),
             ("blockstored --dir d --io fast", "--io"),
@@ -385,10 +336,7 @@ mod tests {
         for (line, format) in [
             ("blockstored --device /dev/a", Format::No),
             ("blockstored --device /dev/a --format", Format::Blank),
-            (
-                "blockstored --device /dev/a --format --force",
-                Format::Force,
-            ),
+            ("blockstored --device /dev/a --format --force", Format::Force),
         ] {
             let Place::Device { format: got, .. } = parse(line).unwrap().place else {
                 panic!("{line}: not a device");

@@ -6,9 +6,14 @@
 
 use crate::{
     config::{Durability, Place, Refusal, Settings},
-    front::{gate::Gate, http},
+    front::{
+        gate::Gate,
+        http,
+        reapi::{self, Services, http2},
+    },
     phase::Phase,
     storage,
+    store::{DigestFunction, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
@@ -17,6 +22,7 @@ use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -30,7 +36,6 @@ use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
-use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -38,11 +43,6 @@ use tracing_subscriber::EnvFilter;
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How often to look whether the store still accepts writes.
 const POISON_CHECK: Duration = Duration::from_secs(1);
-/// Flow-control window of one HTTP/2 stream in bytes: what a link of 10 Gbit/s and a few milliseconds has in flight.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-/// Flow-control window of one HTTP/2 connection in bytes.
-const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
-
 /// Runs the server until it is told to stop. The exit status is 2 for a mistake on the command line, 1 for any other failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
@@ -85,14 +85,8 @@ fn say(line: &str) {
 
 /// Logs go to stderr; `RUST_LOG` chooses which.
 fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
 }
 
 async fn live(settings: Settings, started: Instant) -> Result<(), String> {
@@ -108,39 +102,34 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
         opened = open(&settings) => opened?,
         signal = signals.next() => return Err(format!("stopped by {} before the store was open", signal.name)),
     };
+    let stats = engine.stats();
     info!(
         clean = report.clean,
         objects = report.objects,
         read_bytes = report.read_bytes,
         voided_entries = report.voided_entries,
         damaged_entries = report.damaged_entries,
+        capacity_bytes = stats.capacity_bytes,
+        table_slots = stats.table_slots,
+        table_bytes = stats.table_bytes,
         elapsed_ms = report.elapsed.as_secs_f64() * 1e3,
         "store is open"
     );
 
+    let store = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
+    let services = Services::new(store, reapi::Options::default()).await;
     let gate = Gate::new(phase_seen);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let routes = Routes::new(health_service);
-    set_health(&health, ServingStatus::Serving).await;
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
-        Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        http2::configure(Server::builder())
             .layer(gate.clone())
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(grpc).with_nodelay(Some(true)),
-                said(goodbye_said),
-            ),
+            .add_routes(Routes::from(services.router()))
+            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), said(goodbye_said)),
     );
     phase.send_replace(Phase::Serving);
     say(&format!("grpc listening on {grpc_addr}"));
     say(&format!("http listening on {http_addr}"));
-    say(&format!(
-        "ready in {:.1} ms",
-        started.elapsed().as_secs_f64() * 1e3
-    ));
+    say(&format!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
 
     let poison_watch = tokio::spawn(report_poison(engine.clone(), settings.place.clone()));
     let mut failure = None;
@@ -150,22 +139,15 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     }
 
     phase.send_replace(Phase::Draining);
-    set_health(&health, ServingStatus::NotServing).await;
+    services.set_serving(false).await;
     tokio::spawn(async move {
         let signal = signals.next().await;
-        say(&format!(
-            "blockstored: stopped at once by a second signal ({})",
-            signal.name
-        ));
+        say(&format!("blockstored: stopped at once by a second signal ({})", signal.name));
         std::process::exit(128 + signal.number);
     });
     let drain = Duration::from_millis(settings.drain_ms_max);
     if timeout(drain, gate.drained()).await.is_err() {
-        warn!(
-            running = gate.running(),
-            drain_ms_max = settings.drain_ms_max,
-            "requests still run at the end of the drain and are cut"
-        );
+        warn!(running = gate.running(), drain_ms_max = settings.drain_ms_max, "requests still run at the end of the drain and are cut");
     }
     goodbye.send_replace(true);
     if failure.is_none() && timeout(GOODBYE, &mut grpc_server).await.is_err() {
@@ -189,9 +171,9 @@ async fn bind(setting: &str, addr: SocketAddr) -> Result<(TcpListener, SocketAdd
         Ok::<_, io::Error>((listener, actual))
     };
     listening.await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "{setting} {addr}: port is in use; stop the process that listens there, or give {setting} another port"
-        ),
+        io::ErrorKind::AddrInUse => {
+            format!("{setting} {addr}: port is in use; stop the process that listens there, or give {setting} another port")
+        }
         io::ErrorKind::AddrNotAvailable => {
             format!("{setting} {addr}: not an address of this machine; give {setting} one that is")
         }
@@ -209,14 +191,7 @@ async fn open(settings: &Settings) -> Result<(Engine, OpenReport), String> {
         flush_ms_max: settings.flush_ms_max,
         cache_bytes: place.cache_bytes,
     };
-    Engine::open(place.device, options)
-        .await
-        .map_err(|error| storage::cannot_open(&settings.place, &error))
-}
-
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    // The empty name is the whole server.
-    health.set_service_status("", status).await;
+    Engine::open(place.device, options).await.map_err(|error| storage::cannot_open(&settings.place, &error))
 }
 
 async fn said(mut goodbye: watch::Receiver<bool>) {
@@ -253,12 +228,8 @@ struct Received {
 
 impl Signals {
     fn new() -> Result<Self, String> {
-        let listen =
-            |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
+        let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) -> Received {
@@ -266,9 +237,6 @@ impl Signals {
             _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
             _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
         };
-        Received {
-            name,
-            number: kind.as_raw_value(),
-        }
+        Received { name, number: kind.as_raw_value() }
     }
 }

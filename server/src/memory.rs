@@ -13,35 +13,24 @@ fn limit_under(root: &Path) -> u64 {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let machine = read("proc/meminfo")
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .split_whitespace()
-                .next()?
-                .parse::<u64>()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok())
         .map_or(u64::MAX, |kib| kib.saturating_mul(1024));
     let mut least = machine;
     for line in read("proc/self/cgroup").lines() {
         // "0::/a/b" is version 2; "4:memory:/a/b" is version 1.
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
         let (mount, file) = match controllers {
             "" => ("sys/fs/cgroup", "memory.max"),
-            c if c.split(',').any(|c| c == "memory") => {
-                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            }
+            c if c.split(',').any(|c| c == "memory") => ("sys/fs/cgroup/memory", "memory.limit_in_bytes"),
             _ => continue,
         };
         // A limit of any ancestor holds as well. In a container the path may name the host's tree, of which only the
         // root is visible: that is the last ancestor.
         for ancestor in Path::new(path.trim_start_matches('/')).ancestors() {
-            let text =
-                fs::read_to_string(root.join(mount).join(ancestor).join(file)).unwrap_or_default();
+            let text = fs::read_to_string(root.join(mount).join(ancestor).join(file)).unwrap_or_default();
             if let Ok(bytes) = text.trim().parse::<u64>() {
                 least = least.min(bytes);
             }
@@ -73,31 +62,10 @@ mod tests {
         let max = "sys/fs/cgroup/system.slice/cache.service/memory.max";
         assert_eq!(limit_with(&[MACHINE, v2, (max, "max\n")]), 1 << 20);
         assert_eq!(limit_with(&[MACHINE, v2, (max, "65536\n")]), 65536);
-        assert_eq!(
-            limit_with(&[
-                MACHINE,
-                v2,
-                (max, "65536\n"),
-                ("sys/fs/cgroup/system.slice/memory.max", "4096\n")
-            ]),
-            4096
-        );
-        assert_eq!(
-            limit_with(&[MACHINE, v2, ("sys/fs/cgroup/memory.max", "8192\n")]),
-            8192
-        );
-        let v1 = (
-            "proc/self/cgroup",
-            "9:name=systemd:/\n4:cpu,memory:/job\n0::/\n",
-        );
-        assert_eq!(
-            limit_with(&[
-                MACHINE,
-                v1,
-                ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "12288\n")
-            ]),
-            12288
-        );
+        assert_eq!(limit_with(&[MACHINE, v2, (max, "65536\n"), ("sys/fs/cgroup/system.slice/memory.max", "4096\n")]), 4096);
+        assert_eq!(limit_with(&[MACHINE, v2, ("sys/fs/cgroup/memory.max", "8192\n")]), 8192);
+        let v1 = ("proc/self/cgroup", "9:name=systemd:/\n4:cpu,memory:/job\n0::/\n");
+        assert_eq!(limit_with(&[MACHINE, v1, ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "12288\n")]), 12288);
     }
 
     #[test]

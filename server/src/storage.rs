@@ -11,10 +11,7 @@ use crate::{
 };
 use blockstore_engine::{
     Engine, FormatOptions, OpenError,
-    device::{
-        self, Device, DeviceError, DeviceOptions, Direct, IoBackend, PAGE_BYTES,
-        first_and_last_mib_are_zero,
-    },
+    device::{self, Device, DeviceError, DeviceOptions, Direct, IoBackend, PAGE_BYTES, first_and_last_mib_are_zero},
 };
 use bytesize::ByteSize;
 use std::{
@@ -57,12 +54,8 @@ pub fn name(place: &Place) -> String {
 /// The line for a store that was found but cannot be opened.
 pub fn cannot_open(place: &Place, error: &OpenError) -> String {
     let advice = match (place, error) {
-        (Place::File { .. }, OpenError::NotABlockstore(_)) => {
-            "; move the file away, or give another --dir"
-        }
-        (Place::Device { .. }, OpenError::NotABlockstore(_)) => {
-            "; check --device, or add --format to write a new store to it"
-        }
+        (Place::File { .. }, OpenError::NotABlockstore(_)) => "; move the file away, or give another --dir",
+        (Place::Device { .. }, OpenError::NotABlockstore(_)) => "; check --device, or add --format to write a new store to it",
         _ => "",
     };
     format!("{}: {error}{advice}", name(place))
@@ -83,13 +76,9 @@ pub async fn open(settings: &Settings) -> Result<Opened, String> {
         sector_bytes = geometry.logical_sector_bytes,
         "storage is open"
     );
-    let cache_bytes = settings.cache_bytes.unwrap_or_else(|| {
-        cache_bytes_default(geometry.block_device, geometry.len_bytes, settings.objects)
-    });
-    Ok(Opened {
-        device,
-        cache_bytes,
-    })
+    let cache_bytes =
+        settings.cache_bytes.unwrap_or_else(|| cache_bytes_default(geometry.block_device, geometry.len_bytes, settings.objects));
+    Ok(Opened { device, cache_bytes })
 }
 
 /// On a device, half of the memory that the index and the rest of the process leave.
@@ -99,17 +88,11 @@ fn cache_bytes_default(block_device: bool, len_bytes: u64, objects: Option<u64>)
     }
     let objects = objects.unwrap_or(len_bytes / STORE_BYTES_PER_OBJECT);
     let index_bytes = objects.saturating_mul(INDEX_BYTES_PER_OBJECT);
-    let left = memory::limit_bytes()
-        .saturating_sub(index_bytes)
-        .saturating_sub(OTHER_BYTES);
+    let left = memory::limit_bytes().saturating_sub(index_bytes).saturating_sub(OTHER_BYTES);
     (left / 2).max(CACHE_BYTES_MIN)
 }
 
-async fn open_in_dir(
-    settings: &Settings,
-    dir: &Path,
-    size_bytes: Option<u64>,
-) -> Result<Arc<dyn Device>, String> {
+async fn open_in_dir(settings: &Settings, dir: &Path, size_bytes: Option<u64>) -> Result<Arc<dyn Device>, String> {
     let path = dir.join(FILE_NAME);
     if !is_there(dir, &path)?
         && let Some(device) = create_in_dir(settings, dir, size_bytes).await?
@@ -133,16 +116,9 @@ async fn open_in_dir(
 }
 
 /// Creates the store's file. `None`: meanwhile another process has.
-async fn create_in_dir(
-    settings: &Settings,
-    dir: &Path,
-    size_bytes: Option<u64>,
-) -> Result<Option<Arc<dyn Device>>, String> {
+async fn create_in_dir(settings: &Settings, dir: &Path, size_bytes: Option<u64>) -> Result<Option<Arc<dyn Device>>, String> {
     let Some(size_bytes) = size_bytes else {
-        return Err(format!(
-            "--dir: there is no store in {} yet: give --size to create one, e.g. --size 10GiB",
-            dir.display()
-        ));
+        return Err(format!("--dir: there is no store in {} yet: give --size to create one, e.g. --size 10GiB", dir.display()));
     };
     let len_bytes = whole_pages(size_bytes);
     fs::create_dir_all(dir).map_err(|error| in_dir(dir, "create", &error))?;
@@ -154,13 +130,9 @@ async fn create_in_dir(
     let new_path = dir.join(NEW_FILE_NAME);
     if is_there(dir, &new_path)? {
         info!("starting over with a store whose creation was interrupted");
-        fs::remove_file(&new_path)
-            .map_err(|error| in_dir(dir, "remove an unfinished store from", &error))?;
+        fs::remove_file(&new_path).map_err(|error| in_dir(dir, "remove an unfinished store from", &error))?;
     }
-    let device = open_path(settings, new_path.clone(), move |path, options| {
-        device::create_file(path, len_bytes, options)
-    })
-    .await?;
+    let device = open_path(settings, new_path.clone(), move |path, options| device::create_file(path, len_bytes, options)).await?;
     if let Err(error) = Engine::format(device.clone(), &format_options(settings)).await {
         drop(device);
         remove(&new_path);
@@ -169,27 +141,19 @@ async fn create_in_dir(
             _ => format!("{}: cannot create the store: {error}", path.display()),
         });
     }
-    fs::rename(&new_path, &path)
-        .and_then(|()| File::open(dir)?.sync_all())
-        .map_err(|error| in_dir(dir, "create the store in", &error))?;
+    fs::rename(&new_path, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(|error| in_dir(dir, "create the store in", &error))?;
     info!(store = %path.display(), size = %ByteSize(len_bytes), "store is created");
     Ok(Some(device))
 }
 
-async fn open_device(
-    settings: &Settings,
-    path: &Path,
-    format: Format,
-) -> Result<Arc<dyn Device>, String> {
+async fn open_device(settings: &Settings, path: &Path, format: Format) -> Result<Arc<dyn Device>, String> {
     let device = open_path(settings, path.to_owned(), device::open_block_device).await?;
     if format == Format::No {
         note_fixed_at_format(settings);
         return Ok(device);
     }
     if format == Format::Blank
-        && !first_and_last_mib_are_zero(&*device)
-            .await
-            .map_err(|error| format!("--device: cannot read {}: {error}", path.display()))?
+        && !first_and_last_mib_are_zero(&*device).await.map_err(|error| format!("--device: cannot read {}: {error}", path.display()))?
     {
         return Err(format!(
             "--format: {} is not blank, there is data in its first or last MiB; check that it is the right device, then \
@@ -197,25 +161,17 @@ async fn open_device(
             path.display()
         ));
     }
-    Engine::format(device.clone(), &format_options(settings))
-        .await
-        .map_err(|error| format!("--format: {}: {error}", path.display()))?;
+    Engine::format(device.clone(), &format_options(settings)).await.map_err(|error| format!("--format: {}: {error}", path.display()))?;
     info!(store = %path.display(), "device is formatted");
     Ok(device)
 }
 
 fn format_options(settings: &Settings) -> FormatOptions {
-    FormatOptions {
-        block_bytes: settings.block_bytes,
-        objects: settings.objects,
-    }
+    FormatOptions { block_bytes: settings.block_bytes, objects: settings.objects }
 }
 
 fn note_fixed_at_format(settings: &Settings) {
-    for (setting, given) in [
-        ("--block-size", settings.block_bytes.is_some()),
-        ("--objects", settings.objects.is_some()),
-    ] {
+    for (setting, given) in [("--block-size", settings.block_bytes.is_some()), ("--objects", settings.objects.is_some())] {
         if given {
             info!("{setting} has no effect: it was fixed when the store was created");
         }
@@ -228,11 +184,7 @@ fn whole_pages(bytes: u64) -> u64 {
 }
 
 /// Opens a device off the runtime's threads: reserving space may take long.
-async fn open_path<F>(
-    settings: &Settings,
-    path: PathBuf,
-    open: F,
-) -> Result<Arc<dyn Device>, String>
+async fn open_path<F>(settings: &Settings, path: PathBuf, open: F) -> Result<Arc<dyn Device>, String>
 where
     F: FnOnce(&Path, DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> + Send + 'static,
 {
@@ -263,10 +215,9 @@ where
 fn lock_dir(dir: &Path) -> Result<File, String> {
     let file = File::open(dir).map_err(|error| in_dir(dir, "open", &error))?;
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "--dir: another process is creating a store in {}: stop it, or give another --dir",
-            dir.display()
-        )),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("--dir: another process is creating a store in {}: stop it, or give another --dir", dir.display()))
+        }
         Err(TryLockError::Error(error)) => {
             // Some file systems cannot lock a directory. The file itself is locked once it is there.
             warn!("cannot lock {}: {error}", dir.display());
@@ -277,8 +228,7 @@ fn lock_dir(dir: &Path) -> Result<File, String> {
 }
 
 fn is_there(dir: &Path, path: &Path) -> Result<bool, String> {
-    path.try_exists()
-        .map_err(|error| in_dir(dir, "look into", &error))
+    path.try_exists().map_err(|error| in_dir(dir, "look into", &error))
 }
 
 fn in_dir(dir: &Path, verb: &str, error: &io::Error) -> String {
@@ -306,23 +256,15 @@ mod tests {
     fn the_cache_of_a_file_is_small_and_that_of_a_device_is_what_memory_leaves() {
         assert_eq!(cache_bytes_default(false, 1 << 40, None), CACHE_BYTES_MIN);
         let of_device = cache_bytes_default(true, 1 << 30, None);
-        assert!(
-            of_device >= CACHE_BYTES_MIN && of_device <= memory::limit_bytes().max(CACHE_BYTES_MIN)
-        );
+        assert!(of_device >= CACHE_BYTES_MIN && of_device <= memory::limit_bytes().max(CACHE_BYTES_MIN));
         // An index that takes all memory leaves the least.
-        assert_eq!(
-            cache_bytes_default(true, 1 << 30, Some(u64::MAX)),
-            CACHE_BYTES_MIN
-        );
+        assert_eq!(cache_bytes_default(true, 1 << 30, Some(u64::MAX)), CACHE_BYTES_MIN);
     }
 
     #[test]
     fn sizes_are_cut_to_pages() {
         assert_eq!(whole_pages(10 << 30), 10 << 30);
-        assert_eq!(
-            whole_pages(10_000_000_000),
-            10_000_000_000 - 10_000_000_000 % 4096
-        );
+        assert_eq!(whole_pages(10_000_000_000), 10_000_000_000 - 10_000_000_000 % 4096);
         assert_eq!(whole_pages(1), 0);
     }
 }

@@ -25,8 +25,7 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let spec =
-            Spec::new(env!("CARGO_BIN_EXE_blockstored")).dir(dir.path(), &STORE_BYTES.to_string());
+        let spec = Spec::new(env!("CARGO_BIN_EXE_blockstored")).dir(dir.path(), &STORE_BYTES.to_string());
         let daemon = spec.start();
         let client = Client::connect(daemon.grpc).await;
         let mut stored: Vec<_> = (0..200).map(|seed| Blob::new(seed, 50 * seed)).collect();
@@ -34,13 +33,7 @@ impl Fixture {
         for &blob in &stored {
             client.put(blob).await.unwrap();
         }
-        Self {
-            _dir: dir,
-            spec,
-            daemon,
-            client,
-            stored,
-        }
+        Self { _dir: dir, spec, daemon, client, stored }
     }
 
     async fn assert_nothing_is_lost(self) {
@@ -69,28 +62,14 @@ fn assert_code<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code) {
 async fn a_wrong_digest_in_a_batch_concerns_only_its_own_blob() {
     let fixture = Fixture::new().await;
     let [good, bad] = [Blob::new(1_000, 3_000), Blob::new(1_001, 3_000)];
-    let short = Digest {
-        size_bytes: bad.digest().size_bytes - 1,
-        ..bad.digest()
-    };
+    let short = Digest { size_bytes: bad.digest().size_bytes - 1, ..bad.digest() };
     let codes = fixture
         .client
-        .put_batch_as(vec![
-            (bad.digest(), good.bytes()),
-            (good.digest(), good.bytes()),
-            (short.clone(), bad.bytes()),
-        ])
+        .put_batch_as(vec![(bad.digest(), good.bytes()), (good.digest(), good.bytes()), (short.clone(), bad.bytes())])
         .await
         .unwrap();
-    assert_eq!(
-        codes,
-        [Code::InvalidArgument, Code::Ok, Code::InvalidArgument]
-    );
-    let missing = fixture
-        .client
-        .missing(vec![good.digest(), bad.digest(), short.clone()])
-        .await
-        .unwrap();
+    assert_eq!(codes, [Code::InvalidArgument, Code::Ok, Code::InvalidArgument]);
+    let missing = fixture.client.missing(vec![good.digest(), bad.digest(), short.clone()]).await.unwrap();
     assert_eq!(missing, [bad.digest(), short]);
     fixture.assert_nothing_is_lost().await;
 }
@@ -104,26 +83,12 @@ async fn a_stream_of_wrong_short_or_overlong_bytes_is_refused_and_stores_nothing
         let blob = Blob::new(2_000, size_bytes);
         let digest = blob.digest();
         let wrong = Blob::new(2_001, size_bytes).bytes();
-        assert_code(
-            client.write(&digest, vec![wrong], true).await,
-            Code::InvalidArgument,
-        );
-        let short = blob
-            .bytes()
-            .slice(..usize::try_from(size_bytes).unwrap() - 1);
-        assert_code(
-            client.write(&digest, vec![short], true).await,
-            Code::InvalidArgument,
-        );
+        assert_code(client.write(&digest, vec![wrong], true).await, Code::InvalidArgument);
+        let short = blob.bytes().slice(..usize::try_from(size_bytes).unwrap() - 1);
+        assert_code(client.write(&digest, vec![short], true).await, Code::InvalidArgument);
         let overlong = vec![blob.bytes(), Bytes::from_static(b"more")];
-        assert_code(
-            client.write(&digest, overlong, true).await,
-            Code::InvalidArgument,
-        );
-        assert_eq!(
-            client.missing(vec![digest.clone()]).await.unwrap(),
-            [digest]
-        );
+        assert_code(client.write(&digest, overlong, true).await, Code::InvalidArgument);
+        assert_eq!(client.missing(vec![digest.clone()]).await.unwrap(), [digest]);
         assert_eq!(client.check(blob).await.unwrap(), Found::Missing);
         // The right bytes are welcome afterwards.
         client.put(blob).await.unwrap();
@@ -147,9 +112,7 @@ async fn names_and_offsets_that_make_no_sense_are_refused() {
         format!("uploads/u/blobs/{}/100", digest.hash.to_uppercase()),
         format!("a//uploads/u/blobs/{}/100", digest.hash),
     ] {
-        let answer = client
-            .write_as(&name, vec![Blob::new(3_000, 100).bytes()], true)
-            .await;
+        let answer = client.write_as(&name, vec![Blob::new(3_000, 100).bytes()], true).await;
         assert_code(answer, Code::InvalidArgument);
     }
     let gap = [(0, false), (60, true)].map(|(write_offset, finish_write)| WriteRequest {
@@ -159,20 +122,9 @@ async fn names_and_offsets_that_make_no_sense_are_refused() {
         data: Bytes::from_static(&[0; 50]),
     });
     assert_code(client.send(stream::iter(gap)).await, Code::InvalidArgument);
-    let too_large = Digest {
-        size_bytes: i64::MAX,
-        ..digest.clone()
-    };
-    assert_code(
-        client
-            .write(&too_large, vec![Bytes::from_static(b"x")], false)
-            .await,
-        Code::InvalidArgument,
-    );
-    assert_eq!(
-        client.missing(vec![digest.clone()]).await.unwrap(),
-        [digest]
-    );
+    let too_large = Digest { size_bytes: i64::MAX, ..digest.clone() };
+    assert_code(client.write(&too_large, vec![Bytes::from_static(b"x")], false).await, Code::InvalidArgument);
+    assert_eq!(client.missing(vec![digest.clone()]).await.unwrap(), [digest]);
     fixture.assert_nothing_is_lost().await;
 }
 
@@ -212,25 +164,12 @@ async fn an_upload_that_was_cut_is_resumed_where_it_ended() {
         let half = size_bytes / 2;
         let first = OpenUpload::start(client, &name, blob.bytes().slice(..half));
         assert_eq!(first.end().await.unwrap(), half as i64);
-        assert_eq!(
-            client.write_status(&name).await.unwrap(),
-            (half as i64, false)
-        );
-        let rest = WriteRequest {
-            resource_name: name.clone(),
-            write_offset: half as i64,
-            finish_write: true,
-            data: blob.bytes().slice(half..),
-        };
-        assert_eq!(
-            client.send(stream::iter([rest])).await.unwrap(),
-            size_bytes as i64
-        );
+        assert_eq!(client.write_status(&name).await.unwrap(), (half as i64, false));
+        let rest =
+            WriteRequest { resource_name: name.clone(), write_offset: half as i64, finish_write: true, data: blob.bytes().slice(half..) };
+        assert_eq!(client.send(stream::iter([rest])).await.unwrap(), size_bytes as i64);
         assert_eq!(client.check(blob).await.unwrap(), Found::Exact);
-        assert_eq!(
-            client.write_status(&name).await.unwrap(),
-            (size_bytes as i64, true)
-        );
+        assert_eq!(client.write_status(&name).await.unwrap(), (size_bytes as i64, true));
     }
     fixture.assert_nothing_is_lost().await;
 }
@@ -265,11 +204,7 @@ async fn uploads_that_together_exceed_the_device_succeed_or_are_out_of_room() {
     for (blob, answer) in answers {
         match answer {
             Ok(()) => stored += 1,
-            Err(status) => assert_eq!(
-                status.code(),
-                Code::ResourceExhausted,
-                "{blob:?}: {status:?}"
-            ),
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{blob:?}: {status:?}"),
         }
     }
     assert!(stored > 0, "not one upload had room");
@@ -281,14 +216,8 @@ async fn uploads_that_together_exceed_the_device_succeed_or_are_out_of_room() {
 #[tokio::test]
 async fn an_object_larger_than_the_store_is_refused_at_once() {
     let fixture = Fixture::new().await;
-    let digest = Digest {
-        size_bytes: i64::try_from(2 * STORE_BYTES).unwrap(),
-        ..Blob::new(8_000, 1).digest()
-    };
+    let digest = Digest { size_bytes: i64::try_from(2 * STORE_BYTES).unwrap(), ..Blob::new(8_000, 1).digest() };
     let first = vec![Blob::new(8_000, 1 << 20).bytes()];
-    assert_code(
-        fixture.client.write(&digest, first, false).await,
-        Code::InvalidArgument,
-    );
+    assert_code(fixture.client.write(&digest, first, false).await, Code::InvalidArgument);
     fixture.assert_nothing_is_lost().await;
 }

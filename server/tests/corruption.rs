@@ -19,9 +19,7 @@ const DAMAGED_SECTORS: u64 = 200;
 
 fn blobs() -> Vec<Blob> {
     let mut random = Random::new(3);
-    let mut blobs: Vec<_> = (0..SMALL_BLOBS)
-        .map(|seed| Blob::new(seed, random.small_size_bytes()))
-        .collect();
+    let mut blobs: Vec<_> = (0..SMALL_BLOBS).map(|seed| Blob::new(seed, random.small_size_bytes())).collect();
     blobs.extend((0..LARGE_BLOBS).map(|seed| Blob::new(seed, 3_000_000 + seed)));
     blobs
 }
@@ -48,10 +46,7 @@ async fn read_all(client: &Client, blobs: &[Blob]) -> Tally {
 
 fn spec(dir: &Path, direct: &str) -> Spec {
     // A cache of records would hide the disk.
-    Spec::new(env!("CARGO_BIN_EXE_blockstored"))
-        .dir(dir, SIZE)
-        .args("--cache-size 1MiB --direct")
-        .arg(direct)
+    Spec::new(env!("CARGO_BIN_EXE_blockstored")).dir(dir, SIZE).args("--cache-size 1MiB --direct").arg(direct)
 }
 
 async fn only_exact_bytes_or_misses(direct: &str, seed: u64) {
@@ -73,14 +68,8 @@ async fn only_exact_bytes_or_misses(direct: &str, seed: u64) {
     forget_cached(&file);
     let serving = read_all(&client, &blobs).await;
     println!("direct {direct}: damaged while serving: {serving:?}");
-    assert!(
-        serving.missing + serving.cut > 0,
-        "the damage was not noticed: {serving:?}"
-    );
-    assert!(
-        serving.exact * 10 > blobs.len() * 8,
-        "more is gone than was damaged: {serving:?}"
-    );
+    assert!(serving.missing + serving.cut > 0, "the damage was not noticed: {serving:?}");
+    assert!(serving.exact * 10 > blobs.len() * 8, "more is gone than was damaged: {serving:?}");
     // It still takes blobs, also those that were lost.
     for some in blobs.chunks(100) {
         let codes = client.put_batch(some).await.unwrap();
@@ -97,20 +86,14 @@ async fn only_exact_bytes_or_misses(direct: &str, seed: u64) {
     let daemon = spec(dir.path(), direct).start();
     let killed = read_all(&Client::connect(daemon.grpc).await, &blobs).await;
     println!("direct {direct}: damaged after a kill: {killed:?}");
-    assert!(
-        killed.exact * 10 > blobs.len() * 7,
-        "more is gone than was damaged: {killed:?}"
-    );
+    assert!(killed.exact * 10 > blobs.len() * 7, "more is gone than was damaged: {killed:?}");
     daemon.stop();
     damage(&file, &mut random, 0, DAMAGED_SECTORS);
     forget_cached(&file);
     let daemon = spec(dir.path(), direct).start();
     let stopped = read_all(&Client::connect(daemon.grpc).await, &blobs).await;
     println!("direct {direct}: damaged after a clean stop: {stopped:?}");
-    assert!(
-        stopped.exact * 10 > blobs.len() * 6,
-        "more is gone than was damaged: {stopped:?}"
-    );
+    assert!(stopped.exact * 10 > blobs.len() * 6, "more is gone than was damaged: {stopped:?}");
     daemon.stop();
 }
 

@@ -64,11 +64,7 @@ fn acknowledge(record: &Shared, blobs: impl IntoIterator<Item = Blob>) {
 fn result_of(action: u64, version: u64) -> (Blob, ActionResult) {
     let output = Blob::new(action << 32 | version, 700);
     let result = ActionResult {
-        output_files: vec![OutputFile {
-            path: "out".into(),
-            digest: Some(output.digest()),
-            ..OutputFile::default()
-        }],
+        output_files: vec![OutputFile { path: "out".into(), digest: Some(output.digest()), ..OutputFile::default() }],
         stdout_raw: Bytes::from(version.to_string()),
         ..ActionResult::default()
     };
@@ -82,10 +78,8 @@ fn goes_on<T>(answer: Result<T, tonic::Status>) -> Option<T> {
         Err(status) => {
             let code = status.code();
             assert!(
-                matches!(
-                    code,
-                    Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
-                ) && std::error::Error::source(&status).is_some(),
+                matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
+                    && std::error::Error::source(&status).is_some(),
                 "the server refused: {status:?}"
             );
             None
@@ -105,9 +99,7 @@ async fn put_small(client: Client, record: Shared, mut random: Random) {
 
 async fn put_batches(client: Client, record: Shared, mut random: Random) {
     loop {
-        let blobs: Vec<_> = (0..BATCH)
-            .map(|_| Blob::new(random.next(), random.small_size_bytes()))
-            .collect();
+        let blobs: Vec<_> = (0..BATCH).map(|_| Blob::new(random.next(), random.small_size_bytes())).collect();
         let Some(codes) = goes_on(client.put_batch(&blobs).await) else {
             return;
         };
@@ -129,36 +121,17 @@ async fn put_large(client: Client, record: Shared, mut random: Random) {
 async fn put_actions(client: Client, record: Shared, mut random: Random) {
     loop {
         let action = random.below(ACTIONS);
-        let version = record
-            .lock()
-            .unwrap()
-            .actions
-            .entry(action)
-            .or_default()
-            .sent
-            + 1;
+        let version = record.lock().unwrap().actions.entry(action).or_default().sent + 1;
         let (output, result) = result_of(action, version);
         let Some(()) = goes_on(client.put(output).await) else {
             return;
         };
         acknowledge(&record, [output]);
-        record
-            .lock()
-            .unwrap()
-            .actions
-            .entry(action)
-            .or_default()
-            .sent = version;
+        record.lock().unwrap().actions.entry(action).or_default().sent = version;
         let Some(()) = goes_on(client.put_action(action_digest(action), result).await) else {
             return;
         };
-        record
-            .lock()
-            .unwrap()
-            .actions
-            .entry(action)
-            .or_default()
-            .acknowledged = version;
+        record.lock().unwrap().actions.entry(action).or_default().acknowledged = version;
         acknowledge(&record, []);
     }
 }
@@ -167,50 +140,29 @@ async fn put_actions(client: Client, record: Shared, mut random: Random) {
 async fn check(client: &Client, record: &Shared, since: usize, when: &str) {
     let (blobs, actions) = {
         let record = record.lock().unwrap();
-        (
-            record.blobs.get(since..).unwrap_or_default().to_vec(),
-            record.actions.clone(),
-        )
+        (record.blobs.get(since..).unwrap_or_default().to_vec(), record.actions.clone())
     };
-    let (small, large): (Vec<_>, Vec<_>) = blobs
-        .into_iter()
-        .partition(|blob| blob.size_bytes <= 100_000);
+    let (small, large): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|blob| blob.size_bytes <= 100_000);
     for some in small.chunks(100) {
         for (blob, found) in some.iter().zip(client.check_batch(some).await.unwrap()) {
             assert_eq!(found, Found::Exact, "{when}: {blob:?}");
         }
     }
     for blob in large {
-        assert_eq!(
-            client.check(blob).await.unwrap(),
-            Found::Exact,
-            "{when}: {blob:?}"
-        );
+        assert_eq!(client.check(blob).await.unwrap(), Found::Exact, "{when}: {blob:?}");
     }
     for (action, versions) in actions {
         let found = client.action(action_digest(action)).await.unwrap();
-        let version = found.as_ref().map_or(0, |result| {
-            std::str::from_utf8(&result.stdout_raw)
-                .unwrap()
-                .parse()
-                .unwrap()
-        });
+        let version = found.as_ref().map_or(0, |result| std::str::from_utf8(&result.stdout_raw).unwrap().parse().unwrap());
         assert!(
             (versions.acknowledged..=versions.sent).contains(&version),
             "{when}: action {action} is at version {version}, not in {versions:?}"
         );
         if let Some(found) = found {
-            assert_eq!(
-                found,
-                result_of(action, version).1,
-                "{when}: action {action}"
-            );
+            assert_eq!(found, result_of(action, version).1, "{when}: action {action}");
         }
         // What was seen after a restart is not taken back by the next kill.
-        let seen = Versions {
-            acknowledged: version,
-            sent: versions.sent,
-        };
+        let seen = Versions { acknowledged: version, sent: versions.sent };
         record.lock().unwrap().actions.insert(action, seen);
     }
 }
@@ -236,19 +188,11 @@ async fn a_killed_process_loses_no_acknowledged_blob_or_action_result() {
         let mut worker = || Random::new(random.next());
         for _ in 0..2 {
             load.spawn(put_small(client.clone(), record.clone(), worker()));
-            load.spawn(put_small(
-                Client::connect(daemon.grpc).await,
-                record.clone(),
-                worker(),
-            ));
+            load.spawn(put_small(Client::connect(daemon.grpc).await, record.clone(), worker()));
         }
         load.spawn(put_batches(client.clone(), record.clone(), worker()));
         load.spawn(put_large(client.clone(), record.clone(), worker()));
-        load.spawn(put_large(
-            Client::connect(daemon.grpc).await,
-            record.clone(),
-            worker(),
-        ));
+        load.spawn(put_large(Client::connect(daemon.grpc).await, record.clone(), worker()));
         load.spawn(put_actions(client.clone(), record.clone(), worker()));
 
         // The kill comes at a random number of acknowledgements, whenever that is, with all workers in the middle of something.

@@ -16,8 +16,7 @@ const MEMORY_MIB_MAX: u64 = CACHE_MIB + 256;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_of_many_times_the_memory_goes_up_and_down() {
-    let blob_mib: u64 = env::var("BLOCKSTORE_TEST_LARGE_BLOB_MIB")
-        .map_or(512, |text| text.parse().expect("a number of MiB"));
+    let blob_mib: u64 = env::var("BLOCKSTORE_TEST_LARGE_BLOB_MIB").map_or(512, |text| text.parse().expect("a number of MiB"));
     assert!(blob_mib > MEMORY_MIB_MAX, "a smaller blob proves nothing");
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let spec = Spec::new(env!("CARGO_BIN_EXE_blockstored"))
@@ -29,28 +28,15 @@ async fn a_blob_of_many_times_the_memory_goes_up_and_down() {
     let blob = Blob::new(4, blob_mib << 20);
     let digest = blob.digest();
     client.put_lazily(blob, &digest).await.unwrap();
-    assert_eq!(
-        client.check_named(blob, &digest).await.unwrap(),
-        Found::Exact
-    );
+    assert_eq!(client.check_named(blob, &digest).await.unwrap(), Found::Exact);
     let memory_bytes = daemon.memory_bytes_max();
-    println!(
-        "blob of {blob_mib} MiB: VmHWM {} MiB, limit {MEMORY_MIB_MAX} MiB",
-        memory_bytes >> 20
-    );
-    assert!(
-        memory_bytes <= MEMORY_MIB_MAX << 20,
-        "VmHWM of {} MiB",
-        memory_bytes >> 20
-    );
+    println!("blob of {blob_mib} MiB: VmHWM {} MiB, limit {MEMORY_MIB_MAX} MiB", memory_bytes >> 20);
+    assert!(memory_bytes <= MEMORY_MIB_MAX << 20, "VmHWM of {} MiB", memory_bytes >> 20);
 
     daemon.kill();
     let daemon = spec.start();
     let client = Client::connect(daemon.grpc).await;
-    assert_eq!(
-        client.check_named(blob, &digest).await.unwrap(),
-        Found::Exact
-    );
+    assert_eq!(client.check_named(blob, &digest).await.unwrap(), Found::Exact);
     assert!(daemon.memory_bytes_max() <= MEMORY_MIB_MAX << 20);
     daemon.stop();
 }

@@ -29,11 +29,7 @@ async fn half_an_upload(daemon: &Daemon) -> (Client, OpenUpload, Blob, Digest) {
     let client = Client::connect(daemon.grpc).await;
     let blob = Blob::new(1, 600_000);
     let digest = blob.digest();
-    let upload = OpenUpload::start(
-        &client,
-        &upload_name(&digest),
-        blob.bytes().slice(..300_000),
-    );
+    let upload = OpenUpload::start(&client, &upload_name(&digest), blob.bytes().slice(..300_000));
     (client, upload, blob, digest)
 }
 
@@ -43,20 +39,12 @@ async fn what_was_stored_is_there_after_a_clean_stop_and_a_new_start() {
     let spec = spec().dir(&dir.path().join("not/there/yet"), "64MiB");
     let daemon = spec.start();
     let client = Client::connect(daemon.grpc).await;
-    let blobs = [
-        Blob::new(1, 0),
-        Blob::new(2, 1),
-        Blob::new(3, 5_000),
-        Blob::new(4, 3_000_000),
-    ];
+    let blobs = [Blob::new(1, 0), Blob::new(2, 1), Blob::new(3, 5_000), Blob::new(4, 3_000_000)];
     for blob in blobs {
         client.put(blob).await.unwrap();
     }
     let log = daemon.stop();
-    assert!(
-        log.iter().any(|line| line.contains("store is closed")),
-        "{log:#?}"
-    );
+    assert!(log.iter().any(|line| line.contains("store is closed")), "{log:#?}");
 
     let daemon = spec.start();
     assert_eq!(daemon.opened("clean"), "true");
@@ -83,10 +71,7 @@ fn another_size_keeps_the_formatted_one_and_names_the_tool_that_changes_it() {
     let dir = temp_dir();
     in_dir(dir.path()).start().stop();
     let log = spec().dir(dir.path(), "96MiB").start().stop();
-    let warnings: Vec<_> = log
-        .iter()
-        .filter(|line| line.contains("blockstore-tool grow"))
-        .collect();
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains("blockstore-tool grow")).collect();
     assert_eq!(warnings.len(), 1, "{log:#?}");
     assert!(warnings[0].contains("--size 96"), "{warnings:?}");
     assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().len(), 64 << 20);
@@ -94,10 +79,7 @@ fn another_size_keeps_the_formatted_one_and_names_the_tool_that_changes_it() {
     let same = in_dir(dir.path()).start().stop();
     assert!(!same.iter().any(|line| line.contains("grow")), "{same:#?}");
     let unsaid = spec().arg("--dir").arg(dir.path()).start().stop();
-    assert!(
-        !unsaid.iter().any(|line| line.contains("grow")),
-        "{unsaid:#?}"
-    );
+    assert!(!unsaid.iter().any(|line| line.contains("grow")), "{unsaid:#?}");
 }
 
 #[tokio::test]
@@ -122,10 +104,7 @@ async fn a_drain_is_visible_and_waits_for_what_runs() {
     let turned_away = late.missing(vec![before.digest()]).await.unwrap_err();
     assert_eq!(turned_away.code(), Code::Unavailable, "{turned_away}");
 
-    let committed = upload
-        .finish(300_000, blob.bytes().slice(300_000..))
-        .await
-        .unwrap();
+    let committed = upload.finish(300_000, blob.bytes().slice(300_000..)).await.unwrap();
     assert_eq!(committed, digest.size_bytes);
     let (status, log) = daemon.wait();
     assert!(status.success(), "{log:#?}");
@@ -144,10 +123,7 @@ async fn a_drain_ends_at_its_deadline() {
     let kept = Blob::new(2, 100);
     client.put(kept).await.unwrap();
     let log = daemon.stop();
-    assert!(
-        log.iter().any(|line| line.contains("still run")),
-        "{log:#?}"
-    );
+    assert!(log.iter().any(|line| line.contains("still run")), "{log:#?}");
     upload.end().await.unwrap_err();
 
     let daemon = in_dir(dir.path()).start();
@@ -187,10 +163,7 @@ fn killed_at_any_moment_of_its_first_start_it_starts_again() {
         thread::sleep(Duration::from_millis(random.below(60)));
         daemon.kill();
         in_dir(dir.path()).start().stop();
-        let names: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, [FILE]);
     }
 }
@@ -200,9 +173,6 @@ fn what_an_interrupted_creation_left_is_replaced() {
     let dir = temp_dir();
     fs::write(dir.path().join("store.blockstore.new"), vec![7; 1 << 20]).unwrap();
     in_dir(dir.path()).start().stop();
-    let names: Vec<_> = fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [FILE]);
 }

@@ -22,8 +22,7 @@ const IMAGE_BYTES_PER_OBJECT: u64 = 24;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_after_a_kill_reads_little_and_finds_all() {
-    let objects: u64 =
-        env::var("BLOCKSTORE_TEST_OBJECTS").map_or(50_000, |text| text.parse().expect("a number"));
+    let objects: u64 = env::var("BLOCKSTORE_TEST_OBJECTS").map_or(50_000, |text| text.parse().expect("a number"));
     let store_bytes = (objects * STORE_BYTES_PER_OBJECT).max(64 << 20);
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let spec = Spec::new(env!("CARGO_BIN_EXE_blockstored"))
@@ -32,9 +31,7 @@ async fn a_start_after_a_kill_reads_little_and_finds_all() {
         .arg((objects * 5 / 4).to_string());
     let daemon = spec.start();
     let client = Client::connect(daemon.grpc).await;
-    let blobs: Vec<_> = (0..objects)
-        .map(|seed| Blob::new(seed, 40 + seed % 100))
-        .collect();
+    let blobs: Vec<_> = (0..objects).map(|seed| Blob::new(seed, 40 + seed % 100)).collect();
     let mut digests = Vec::with_capacity(blobs.len());
     for some in blobs.chunks(BATCH) {
         let codes = client.put_batch(some).await.unwrap();
@@ -47,10 +44,7 @@ async fn a_start_after_a_kill_reads_little_and_finds_all() {
     let daemon = spec.start();
     let client = Client::connect(daemon.grpc).await;
     assert_eq!(client.check(blobs[0]).await.unwrap(), Found::Exact);
-    println!(
-        "{objects} objects: first answer {:.0} ms after the start",
-        started.elapsed().as_secs_f64() * 1e3
-    );
+    println!("{objects} objects: first answer {:.0} ms after the start", started.elapsed().as_secs_f64() * 1e3);
 
     assert_eq!(daemon.opened("clean"), "false");
     let found: u64 = daemon.opened("objects").parse().unwrap();
@@ -58,8 +52,7 @@ async fn a_start_after_a_kill_reads_little_and_finds_all() {
     let read_bytes: u64 = daemon.opened("read_bytes").parse().unwrap();
     let block_headers_bytes = store_bytes.div_ceil(1 << 20) * 4096;
     let slots = objects * 5 / 4 * 100 / 85;
-    let bound =
-        slots * (LOG_BYTES_PER_OBJECT + IMAGE_BYTES_PER_OBJECT) + block_headers_bytes + (64 << 20);
+    let bound = slots * (LOG_BYTES_PER_OBJECT + IMAGE_BYTES_PER_OBJECT) + block_headers_bytes + (64 << 20);
     println!("{objects} objects: {read_bytes} bytes read at open, {bound} allowed");
     assert!(read_bytes <= bound, "{read_bytes} bytes were read at open");
 
@@ -67,15 +60,10 @@ async fn a_start_after_a_kill_reads_little_and_finds_all() {
         assert_all_present(&client, some, "after a kill").await;
     }
     let mut random = Random::new(5);
-    let mut sample: Vec<_> = (0..BATCH)
-        .map(|_| blobs[usize::try_from(random.below(objects)).unwrap()])
-        .collect();
+    let mut sample: Vec<_> = (0..BATCH).map(|_| blobs[usize::try_from(random.below(objects)).unwrap()]).collect();
     sample.sort_unstable();
     sample.dedup();
     let found = client.check_batch(&sample).await.unwrap();
-    assert!(
-        found.iter().all(|&found| found == Found::Exact),
-        "{found:?}"
-    );
+    assert!(found.iter().all(|&found| found == Found::Exact), "{found:?}");
     daemon.stop();
 }

@@ -63,13 +63,7 @@ fn a_directory_that_is_not_writable_is_named() {
     if fs::File::create(dir.path().join("probe")).is_ok() {
         // This is root, whom permissions bind only without this capability.
         fs::remove_file(dir.path().join("probe")).unwrap();
-        spec = spec.through(&[
-            "setpriv",
-            "--bounding-set",
-            "-dac_override",
-            "--inh-caps",
-            "-dac_override",
-        ]);
+        spec = spec.through(&["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"]);
     }
     let line = spec.refusal();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -83,11 +77,7 @@ fn a_size_that_is_too_small_or_too_large_is_refused_and_leaves_nothing() {
     for size in ["1B", "4KiB", "256KiB", "4EiB"] {
         let line = spec().dir(dir.path(), size).refusal();
         assert_says(&line, &["--size"]);
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            0,
-            "{size}: {line}"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{size}: {line}");
     }
     let line = spec().arg("--dir").arg(dir.path()).refusal();
     assert_says(&line, &["--size"]);
@@ -123,10 +113,7 @@ async fn a_second_process_on_a_store_is_refused_and_the_first_serves_on() {
     let client = Client::connect(first.grpc).await;
     let blob = Blob::new(1, 70_000);
     client.put(blob).await.unwrap();
-    for spec in [
-        in_dir(dir.path()),
-        in_dir(dir.path()).args("--io sync --direct on"),
-    ] {
+    for spec in [in_dir(dir.path()), in_dir(dir.path()).args("--io sync --direct on")] {
         assert_says(&spec.refusal(), &["held by another process"]);
     }
     assert_eq!(client.check(blob).await.unwrap(), Found::Exact);
@@ -139,30 +126,18 @@ async fn a_second_process_on_a_store_is_refused_and_the_first_serves_on() {
 fn a_device_that_is_not_there_or_none_is_refused() {
     let dir = temp_dir();
     let gone = dir.path().join("gone");
-    assert_says(
-        &spec().device(&gone).refusal(),
-        &["--device", gone.to_str().unwrap()],
-    );
+    assert_says(&spec().device(&gone).refusal(), &["--device", gone.to_str().unwrap()]);
     let file = dir.path().join("file");
     sparse_file(&file, DEVICE_BYTES);
     let line = spec().device(&file).args("--format").refusal();
-    assert_says(
-        &line,
-        &["--device", file.to_str().unwrap(), "not a block device"],
-    );
+    assert_says(&line, &["--device", file.to_str().unwrap(), "not a block device"]);
     assert!(fs::read(&file).unwrap().iter().all(|&byte| byte == 0));
 }
 
 #[test]
 fn a_second_device_is_refused() {
-    let line = spec()
-        .device("/dev/a".as_ref())
-        .device("/dev/b".as_ref())
-        .refusal();
-    assert_says(
-        &line,
-        &["--device", "/dev/b", "one device is supported now"],
-    );
+    let line = spec().device("/dev/a".as_ref()).device("/dev/b".as_ref()).refusal();
+    assert_says(&line, &["--device", "/dev/b", "one device is supported now"]);
 }
 
 #[test]
@@ -176,23 +151,12 @@ fn a_device_that_holds_an_ext4_is_refused_and_unchanged_byte_for_byte() {
     }
     let before = digest_of(&fs::read(&file).unwrap());
     let name = device.path().to_str().unwrap();
-    assert_says(
-        &spec().device(device.path()).refusal(),
-        &[name, "not a blockstore"],
-    );
+    assert_says(&spec().device(device.path()).refusal(), &[name, "not a blockstore"]);
     let line = spec().device(device.path()).args("--format").refusal();
     assert_says(&line, &["--format", name, "not blank", "--force"]);
-    assert_eq!(
-        digest_of(&fs::read(&file).unwrap()),
-        before,
-        "the device was changed"
-    );
+    assert_eq!(digest_of(&fs::read(&file).unwrap()), before, "the device was changed");
 
-    spec()
-        .device(device.path())
-        .args("--format --force")
-        .start()
-        .stop();
+    spec().device(device.path()).args("--format --force").start().stop();
     assert_ne!(digest_of(&fs::read(&file).unwrap()), before);
 }
 
@@ -207,10 +171,7 @@ fn a_byte_in_the_first_or_last_mib_keeps_a_device_from_being_formatted() {
         let Some(device) = LoopDevice::attach(&path) else {
             return;
         };
-        assert_says(
-            &spec().device(device.path()).args("--format").refusal(),
-            &["not blank"],
-        );
+        assert_says(&spec().device(device.path()).args("--format").refusal(), &["not blank"]);
     }
 }
 
@@ -220,25 +181,16 @@ async fn a_blank_device_is_formatted_when_told_so_and_only_once() {
     let Some((device, _file)) = loop_device(dir.path()) else {
         return;
     };
-    assert_says(
-        &spec().device(device.path()).refusal(),
-        &["not a blockstore", "--format"],
-    );
+    assert_says(&spec().device(device.path()).refusal(), &["not a blockstore", "--format"]);
 
     let daemon = spec().device(device.path()).args("--format").start();
     let client = Client::connect(daemon.grpc).await;
     let blob = Blob::new(1, 70_000);
     client.put(blob).await.unwrap();
-    assert_says(
-        &spec().device(device.path()).refusal(),
-        &["held by another process"],
-    );
+    assert_says(&spec().device(device.path()).refusal(), &["held by another process"]);
     daemon.stop();
 
-    assert_says(
-        &spec().device(device.path()).args("--format").refusal(),
-        &["not blank"],
-    );
+    assert_says(&spec().device(device.path()).args("--format").refusal(), &["not blank"]);
     let daemon = spec().device(device.path()).start();
     let client = Client::connect(daemon.grpc).await;
     assert_eq!(client.check(blob).await.unwrap(), Found::Exact);

@@ -33,10 +33,7 @@ fn blobs(seed: u64, total_bytes: u64) -> Vec<Blob> {
 async fn put_all(client: &Client, blobs: &[Blob]) {
     for some in blobs.chunks(BATCH) {
         let codes = client.put_batch(some).await.unwrap();
-        assert!(
-            codes.iter().all(|&code| code == Code::Ok),
-            "a put failed: {codes:?}"
-        );
+        assert!(codes.iter().all(|&code| code == Code::Ok), "a put failed: {codes:?}");
     }
 }
 
@@ -60,18 +57,10 @@ async fn what_is_asked_for_five_times_per_fill_is_retained_and_puts_never_fail()
     // Present is more than a word: every byte is there. And the store was indeed filled: the first of what nobody asked for is gone.
     for some in kept.chunks(BATCH) {
         let found = client.check_batch(some).await.unwrap();
-        assert!(
-            found.iter().all(|&found| found == Found::Exact),
-            "{found:?}"
-        );
+        assert!(found.iter().all(|&found| found == Found::Exact), "{found:?}");
     }
     let first: Vec<_> = first.iter().map(|blob| blob.digest()).collect();
     let missing = client.missing(first.clone()).await.unwrap();
-    assert!(
-        missing.len() * 10 > first.len() * 9,
-        "{} of {} are gone",
-        missing.len(),
-        first.len()
-    );
+    assert!(missing.len() * 10 > first.len() * 9, "{} of {} are gone", missing.len(), first.len());
     daemon.stop();
 }

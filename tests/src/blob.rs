@@ -14,9 +14,7 @@ const UNIT_BYTES: usize = 512;
 
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut random = Random::new(0x6e6f_6973_6521);
-    (0..PIECE_BYTES / 8)
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect()
+    (0..PIECE_BYTES / 8).flat_map(|_| random.next().to_le_bytes()).collect()
 });
 
 /// A blob that can be made again.
@@ -60,8 +58,7 @@ impl Blob {
             return self.pieces().next().unwrap_or_default();
         }
         let mut all = BytesMut::new();
-        self.pieces()
-            .for_each(|piece| all.extend_from_slice(&piece));
+        self.pieces().for_each(|piece| all.extend_from_slice(&piece));
         all.freeze()
     }
 
@@ -69,19 +66,13 @@ impl Blob {
     pub fn digest(self) -> Digest {
         let mut hasher = Sha256::new();
         self.pieces().for_each(|piece| hasher.update(&piece));
-        Digest {
-            hash: hex::encode(hasher.finalize()),
-            size_bytes: i64::try_from(self.size_bytes).expect("blobs of tests are small"),
-        }
+        Digest { hash: hex::encode(hasher.finalize()), size_bytes: i64::try_from(self.size_bytes).expect("blobs of tests are small") }
     }
 }
 
 /// The name of some bytes in the cache, by SHA-256.
 pub fn digest_of(bytes: &[u8]) -> Digest {
-    Digest {
-        hash: hex::encode(Sha256::digest(bytes)),
-        size_bytes: i64::try_from(bytes.len()).expect("blobs of tests are small"),
-    }
+    Digest { hash: hex::encode(Sha256::digest(bytes)), size_bytes: i64::try_from(bytes.len()).expect("blobs of tests are small") }
 }
 
 /// Numbers that look random and are the same in every run (SplitMix64).
@@ -95,10 +86,7 @@ impl Random {
     }
 
     /// The next number.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "never ends, so it is no iterator to adapt"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "never ends, so it is no iterator to adapt")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

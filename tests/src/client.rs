@@ -5,16 +5,11 @@
 
 use crate::blob::{Blob, digest_of};
 use blockstore_proto::{
-    bytestream::{
-        QueryWriteStatusRequest, ReadRequest, WriteRequest, byte_stream_client::ByteStreamClient,
-    },
-    grpc::health::v1::{
-        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-    },
+    bytestream::{QueryWriteStatusRequest, ReadRequest, WriteRequest, byte_stream_client::ByteStreamClient},
+    grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
     reapi::{
-        ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest,
-        FindMissingBlobsRequest, GetActionResultRequest, UpdateActionResultRequest,
-        action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
+        ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, GetActionResultRequest,
+        UpdateActionResultRequest, action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
         content_addressable_storage_client::ContentAddressableStorageClient,
     },
 };
@@ -83,9 +78,7 @@ impl Client {
     /// Uploads a blob by a stream.
     pub async fn put(&self, blob: Blob) -> Result<(), Status> {
         let digest = blob.digest();
-        let committed = self
-            .write(&digest, blob.pieces().collect::<Vec<_>>(), true)
-            .await?;
+        let committed = self.write(&digest, blob.pieces().collect::<Vec<_>>(), true).await?;
         assert_eq!(committed, digest.size_bytes, "committed size of {blob:?}");
         Ok(())
     }
@@ -93,127 +86,58 @@ impl Client {
     /// Uploads a large blob by a stream, making its bytes as they are sent.
     pub async fn put_lazily(&self, blob: Blob, digest: &Digest) -> Result<(), Status> {
         let name = upload_name(digest);
-        let committed = self
-            .send(write_requests(name, blob.pieces(), blob.size_bytes))
-            .await?;
+        let committed = self.send(write_requests(name, blob.pieces(), blob.size_bytes)).await?;
         assert_eq!(committed, digest.size_bytes, "committed size of {blob:?}");
         Ok(())
     }
 
     /// Sends these pieces as the blob of that name, and the end of it or not; what the server says it has.
-    pub async fn write(
-        &self,
-        digest: &Digest,
-        pieces: Vec<Bytes>,
-        finish: bool,
-    ) -> Result<i64, Status> {
+    pub async fn write(&self, digest: &Digest, pieces: Vec<Bytes>, finish: bool) -> Result<i64, Status> {
         self.write_as(&upload_name(digest), pieces, finish).await
     }
 
     /// The same under a resource name that the caller chose.
-    pub async fn write_as(
-        &self,
-        name: &str,
-        pieces: Vec<Bytes>,
-        finish: bool,
-    ) -> Result<i64, Status> {
-        let end = if finish {
-            pieces.iter().map(|piece| piece.len() as u64).sum()
-        } else {
-            u64::MAX
-        };
-        self.send(write_requests(name.to_owned(), pieces.into_iter(), end))
-            .await
+    pub async fn write_as(&self, name: &str, pieces: Vec<Bytes>, finish: bool) -> Result<i64, Status> {
+        let end = if finish { pieces.iter().map(|piece| piece.len() as u64).sum() } else { u64::MAX };
+        self.send(write_requests(name.to_owned(), pieces.into_iter(), end)).await
     }
 
     /// Sends a stream of requests as it is.
-    pub async fn send(
-        &self,
-        requests: impl Stream<Item = WriteRequest> + Send + 'static,
-    ) -> Result<i64, Status> {
-        Ok(self
-            .streams
-            .clone()
-            .write(requests)
-            .await?
-            .into_inner()
-            .committed_size)
+    pub async fn send(&self, requests: impl Stream<Item = WriteRequest> + Send + 'static) -> Result<i64, Status> {
+        Ok(self.streams.clone().write(requests).await?.into_inner().committed_size)
     }
 
     /// How much of an upload the server has, and whether that is all.
     pub async fn write_status(&self, name: &str) -> Result<(i64, bool), Status> {
-        let request = QueryWriteStatusRequest {
-            resource_name: name.to_owned(),
-        };
-        let answer = self
-            .streams
-            .clone()
-            .query_write_status(request)
-            .await?
-            .into_inner();
+        let request = QueryWriteStatusRequest { resource_name: name.to_owned() };
+        let answer = self.streams.clone().query_write_status(request).await?.into_inner();
         Ok((answer.committed_size, answer.complete))
     }
 
     /// Uploads blobs in one message; which of them were taken, in order.
     pub async fn put_batch(&self, blobs: &[Blob]) -> Result<Vec<Code>, Status> {
-        let items: Vec<_> = blobs
-            .iter()
-            .map(|blob| (blob.digest(), blob.bytes()))
-            .collect();
+        let items: Vec<_> = blobs.iter().map(|blob| (blob.digest(), blob.bytes())).collect();
         self.put_batch_as(items).await
     }
 
     /// The same under names that the caller chose.
     pub async fn put_batch_as(&self, items: Vec<(Digest, Bytes)>) -> Result<Vec<Code>, Status> {
         let names: Vec<_> = items.iter().map(|(digest, _)| digest.clone()).collect();
-        let requests = items.into_iter().map(|(digest, data)| Request {
-            digest: Some(digest),
-            data,
-            ..Request::default()
+        let requests = items.into_iter().map(|(digest, data)| Request { digest: Some(digest), data, ..Request::default() });
+        let request = BatchUpdateBlobsRequest { requests: requests.collect(), ..BatchUpdateBlobsRequest::default() };
+        let answer = self.cas.clone().batch_update_blobs(request).await?.into_inner();
+        assert_eq!(answer.responses.len(), names.len(), "one answer for each blob");
+        let codes = answer.responses.into_iter().zip(names).map(|(response, name)| {
+            assert_eq!(response.digest.as_ref(), Some(&name), "answers are in order");
+            Code::from_i32(response.status.map_or(0, |status| status.code))
         });
-        let request = BatchUpdateBlobsRequest {
-            requests: requests.collect(),
-            ..BatchUpdateBlobsRequest::default()
-        };
-        let answer = self
-            .cas
-            .clone()
-            .batch_update_blobs(request)
-            .await?
-            .into_inner();
-        assert_eq!(
-            answer.responses.len(),
-            names.len(),
-            "one answer for each blob"
-        );
-        let codes = answer
-            .responses
-            .into_iter()
-            .zip(names)
-            .map(|(response, name)| {
-                assert_eq!(
-                    response.digest.as_ref(),
-                    Some(&name),
-                    "answers are in order"
-                );
-                Code::from_i32(response.status.map_or(0, |status| status.code))
-            });
         Ok(codes.collect())
     }
 
     /// Which of these the server misses.
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, Status> {
-        let request = FindMissingBlobsRequest {
-            blob_digests: digests,
-            ..FindMissingBlobsRequest::default()
-        };
-        Ok(self
-            .cas
-            .clone()
-            .find_missing_blobs(request)
-            .await?
-            .into_inner()
-            .missing_blob_digests)
+        let request = FindMissingBlobsRequest { blob_digests: digests, ..FindMissingBlobsRequest::default() };
+        Ok(self.cas.clone().find_missing_blobs(request).await?.into_inner().missing_blob_digests)
     }
 
     /// Reads a blob by a stream and compares it. Panics at the first wrong byte.
@@ -223,10 +147,7 @@ impl Client {
 
     /// The same, for a caller that knows the digest.
     pub async fn check_named(&self, blob: Blob, digest: &Digest) -> Result<Found, Status> {
-        let request = ReadRequest {
-            resource_name: format!("blobs/{}/{}", digest.hash, digest.size_bytes),
-            ..ReadRequest::default()
-        };
+        let request = ReadRequest { resource_name: format!("blobs/{}/{}", digest.hash, digest.size_bytes), ..ReadRequest::default() };
         let mut answer = match self.streams.clone().read(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == Code::NotFound => return Ok(Found::Missing),
@@ -247,45 +168,25 @@ impl Client {
             };
             while data.has_remaining() {
                 if expected.is_empty() {
-                    expected = pieces
-                        .next()
-                        .unwrap_or_else(|| panic!("{blob:?}: more bytes than were stored"));
+                    expected = pieces.next().unwrap_or_else(|| panic!("{blob:?}: more bytes than were stored"));
                 }
                 let len = data.len().min(expected.len());
-                assert!(
-                    data[..len] == expected[..len],
-                    "{blob:?}: wrong bytes between {read_bytes} and {}",
-                    read_bytes + len as u64
-                );
+                assert!(data[..len] == expected[..len], "{blob:?}: wrong bytes between {read_bytes} and {}", read_bytes + len as u64);
                 read_bytes += len as u64;
                 data.advance(len);
                 expected.advance(len);
             }
         }
-        assert_eq!(
-            read_bytes, blob.size_bytes,
-            "{blob:?}: bytes read of a stream that ended well"
-        );
+        assert_eq!(read_bytes, blob.size_bytes, "{blob:?}: bytes read of a stream that ended well");
         Ok(Found::Exact)
     }
 
     /// Reads blobs in one message and compares them. Panics at the first wrong byte.
     pub async fn check_batch(&self, blobs: &[Blob]) -> Result<Vec<Found>, Status> {
-        let request = BatchReadBlobsRequest {
-            digests: blobs.iter().map(|blob| blob.digest()).collect(),
-            ..BatchReadBlobsRequest::default()
-        };
-        let answer = self
-            .cas
-            .clone()
-            .batch_read_blobs(request)
-            .await?
-            .into_inner();
-        assert_eq!(
-            answer.responses.len(),
-            blobs.len(),
-            "one answer for each blob"
-        );
+        let request =
+            BatchReadBlobsRequest { digests: blobs.iter().map(|blob| blob.digest()).collect(), ..BatchReadBlobsRequest::default() };
+        let answer = self.cas.clone().batch_read_blobs(request).await?.into_inner();
+        assert_eq!(answer.responses.len(), blobs.len(), "one answer for each blob");
         let mut found = Vec::with_capacity(blobs.len());
         for (response, &blob) in answer.responses.into_iter().zip(blobs) {
             assert_eq!(response.digest, Some(blob.digest()), "answers are in order");
@@ -304,24 +205,14 @@ impl Client {
 
     /// Stores an action result.
     pub async fn put_action(&self, action: Digest, result: ActionResult) -> Result<(), Status> {
-        let request = UpdateActionResultRequest {
-            action_digest: Some(action),
-            action_result: Some(result),
-            ..UpdateActionResultRequest::default()
-        };
-        self.actions
-            .clone()
-            .update_action_result(request)
-            .await
-            .map(drop)
+        let request =
+            UpdateActionResultRequest { action_digest: Some(action), action_result: Some(result), ..UpdateActionResultRequest::default() };
+        self.actions.clone().update_action_result(request).await.map(drop)
     }
 
     /// Reads an action result; `None` is a miss.
     pub async fn action(&self, action: Digest) -> Result<Option<ActionResult>, Status> {
-        let request = GetActionResultRequest {
-            action_digest: Some(action),
-            ..GetActionResultRequest::default()
-        };
+        let request = GetActionResultRequest { action_digest: Some(action), ..GetActionResultRequest::default() };
         match self.actions.clone().get_action_result(request).await {
             Ok(answer) => Ok(Some(answer.into_inner())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
@@ -331,11 +222,7 @@ impl Client {
 
     /// What the whole server says of its health.
     pub async fn health(&self) -> Result<ServingStatus, Status> {
-        let answer = self
-            .health
-            .clone()
-            .check(HealthCheckRequest::default())
-            .await?;
+        let answer = self.health.clone().check(HealthCheckRequest::default()).await?;
         Ok(answer.into_inner().status())
     }
 }
@@ -343,17 +230,8 @@ impl Client {
 /// Names of blobs that a test knows to be stored, asked for all at once; panics with how many are missing.
 pub async fn assert_all_present(client: &Client, digests: &[Digest], when: &str) {
     let distinct: HashSet<_> = digests.iter().map(|digest| &digest.hash).collect();
-    let missing = client
-        .missing(digests.to_vec())
-        .await
-        .expect("FindMissingBlobs answers");
-    assert!(
-        missing.is_empty(),
-        "{when}: {} of {} are missing, the first is {:?}",
-        missing.len(),
-        distinct.len(),
-        missing.first()
-    );
+    let missing = client.missing(digests.to_vec()).await.expect("FindMissingBlobs answers");
+    assert!(missing.is_empty(), "{when}: {} of {} are missing, the first is {:?}", missing.len(), distinct.len(), missing.first());
 }
 
 /// A digest that stands for an action of this number. The action itself is not stored.
@@ -364,12 +242,7 @@ pub fn action_digest(seed: u64) -> Digest {
 /// A resource name for an upload of its own.
 pub fn upload_name(digest: &Digest) -> String {
     let upload = UPLOADS.fetch_add(1, Ordering::Relaxed);
-    format!(
-        "uploads/{:08x}-0000-4000-8000-{upload:012x}/blobs/{}/{}",
-        std::process::id(),
-        digest.hash,
-        digest.size_bytes
-    )
+    format!("uploads/{:08x}-0000-4000-8000-{upload:012x}/blobs/{}/{}", std::process::id(), digest.hash, digest.size_bytes)
 }
 
 /// An upload whose requests are sent one by one, and that ends when the test says so.
@@ -384,15 +257,8 @@ impl OpenUpload {
     pub fn start(client: &Client, name: &str, data: Bytes) -> Self {
         let (requests, sent) = mpsc::unbounded();
         let client = client.clone();
-        let upload = Self {
-            requests,
-            answer: tokio::spawn(async move { client.send(sent).await }),
-        };
-        upload.send(WriteRequest {
-            resource_name: name.to_owned(),
-            data,
-            ..WriteRequest::default()
-        });
+        let upload = Self { requests, answer: tokio::spawn(async move { client.send(sent).await }) };
+        upload.send(WriteRequest { resource_name: name.to_owned(), data, ..WriteRequest::default() });
         upload
     }
 

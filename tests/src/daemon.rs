@@ -34,12 +34,7 @@ pub struct Spec {
 impl Spec {
     /// The binary that cargo built for the test (`env!("CARGO_BIN_EXE_blockstored")`).
     pub fn new(binary: &str) -> Self {
-        Self {
-            program: vec![binary.into()],
-            arguments: Vec::new(),
-            grpc: FREE_PORT,
-            http: FREE_PORT,
-        }
+        Self { program: vec![binary.into()], arguments: Vec::new(), grpc: FREE_PORT, http: FREE_PORT }
     }
 
     /// Where it shall answer gRPC, instead of on a free port.
@@ -89,22 +84,12 @@ impl Spec {
             let status = daemon.child.try_wait().expect("cannot wait for the child");
             if let Some(status) = status {
                 daemon.output.wait_end();
-                return Err(Refused {
-                    status,
-                    log: daemon.log(),
-                });
+                return Err(Refused { status, log: daemon.log() });
             }
-            if daemon.output.wait_line(
-                |line| line.starts_with("ready in "),
-                Duration::from_millis(50),
-            ) {
+            if daemon.output.wait_line(|line| line.starts_with("ready in "), Duration::from_millis(50)) {
                 break;
             }
-            assert!(
-                daemon.since.elapsed() < STUCK,
-                "not ready: {:#?}",
-                daemon.log()
-            );
+            assert!(daemon.since.elapsed() < STUCK, "not ready: {:#?}", daemon.log());
         }
         daemon.grpc = daemon.address("grpc listening on ");
         daemon.http = daemon.address("http listening on ");
@@ -113,8 +98,7 @@ impl Spec {
 
     /// Starts it and waits until it serves.
     pub fn start(&self) -> Daemon {
-        self.try_start()
-            .unwrap_or_else(|refused| panic!("not started: {refused:#?}"))
+        self.try_start().unwrap_or_else(|refused| panic!("not started: {refused:#?}"))
     }
 
     /// Starts it, expects that it refuses to serve, and gives its last line.
@@ -128,13 +112,8 @@ impl Spec {
                     refused.status,
                     refused.log
                 );
-                let mut lines = refused
-                    .log
-                    .iter()
-                    .filter(|line| line.starts_with("blockstored: "));
-                let line = lines
-                    .next()
-                    .unwrap_or_else(|| panic!("said nothing: {:#?}", refused.log));
+                let mut lines = refused.log.iter().filter(|line| line.starts_with("blockstored: "));
+                let line = lines.next().unwrap_or_else(|| panic!("said nothing: {:#?}", refused.log));
                 assert_eq!(lines.next(), None, "a refusal is one line");
                 line.clone()
             }
@@ -160,13 +139,7 @@ impl Spec {
             let output = output.clone();
             move || output.follow(stderr)
         });
-        Daemon {
-            child,
-            output,
-            since: Instant::now(),
-            grpc: self.grpc,
-            http: self.http,
-        }
+        Daemon { child, output, since: Instant::now(), grpc: self.grpc, http: self.http }
     }
 }
 
@@ -194,21 +167,12 @@ pub struct Daemon {
 impl Daemon {
     /// What it wrote to stderr so far, by line.
     pub fn log(&self) -> Vec<String> {
-        self.output
-            .lines
-            .lock()
-            .expect("no panic under the lock")
-            .0
-            .clone()
+        self.output.lines.lock().expect("no panic under the lock").0.clone()
     }
 
     /// Waits until it wrote a line that contains `text`.
     pub fn wait_for_line(&self, text: &str) {
-        assert!(
-            self.output.wait_line(|line| line.contains(text), STUCK),
-            "never said {text:?}: {:#?}",
-            self.log()
-        );
+        assert!(self.output.wait_line(|line| line.contains(text), STUCK), "never said {text:?}: {:#?}", self.log());
     }
 
     /// The value of `field=` in the line that reports how the store was opened.
@@ -217,13 +181,8 @@ impl Daemon {
         let value = log
             .iter()
             .find(|line| line.contains("store is open "))
-            .and_then(|line| {
-                line.split_whitespace()
-                    .find_map(|word| word.strip_prefix(field)?.strip_prefix('='))
-            });
-        value
-            .unwrap_or_else(|| panic!("no report of {field}: {log:#?}"))
-            .to_owned()
+            .and_then(|line| line.split_whitespace().find_map(|word| word.strip_prefix(field)?.strip_prefix('=')));
+        value.unwrap_or_else(|| panic!("no report of {field}: {log:#?}")).to_owned()
     }
 
     /// Kills it as the kernel would, and waits until it is gone.
@@ -233,10 +192,7 @@ impl Daemon {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("a process id");
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("cannot send a signal to the child");
     }
 
@@ -265,27 +221,15 @@ impl Daemon {
     pub fn memory_bytes_max(&self) -> u64 {
         let status = PathBuf::from(format!("/proc/{}/status", self.child.id()));
         let status = fs::read_to_string(status).expect("the child runs");
-        let kib = status.lines().find_map(|line| {
-            line.strip_prefix("VmHWM:")?
-                .split_whitespace()
-                .next()?
-                .parse::<u64>()
-                .ok()
-        });
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
         kib.expect("a line VmHWM") * 1024
     }
 
     /// The status of a GET over HTTP, or `None` if nobody answers.
     pub fn http_status(&self, path: &str) -> Option<u16> {
         let mut stream = TcpStream::connect(self.http).ok()?;
-        stream
-            .set_read_timeout(Some(STUCK))
-            .expect("a socket has a timeout");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
+        stream.set_read_timeout(Some(STUCK)).expect("a socket has a timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
@@ -293,9 +237,7 @@ impl Daemon {
 
     fn address(&self, label: &str) -> SocketAddr {
         let log = self.log();
-        let address = log
-            .iter()
-            .find_map(|line| line.strip_prefix(label)?.parse().ok());
+        let address = log.iter().find_map(|line| line.strip_prefix(label)?.parse().ok());
         address.unwrap_or_else(|| panic!("no line {label:?}: {log:#?}"))
     }
 
@@ -326,11 +268,7 @@ impl Output {
     fn follow(&self, stderr: impl Read) {
         for line in BufReader::new(stderr).lines() {
             let Ok(line) = line else { break };
-            self.lines
-                .lock()
-                .expect("no panic under the lock")
-                .0
-                .push(line);
+            self.lines.lock().expect("no panic under the lock").0.push(line);
             self.more.notify_all();
         }
         self.lines.lock().expect("no panic under the lock").1 = true;
@@ -339,21 +277,14 @@ impl Output {
 
     fn wait_line(&self, matches: impl Fn(&str) -> bool, at_most: Duration) -> bool {
         let lines = self.lines.lock().expect("no panic under the lock");
-        let waiting = |(lines, ended): &mut (Vec<String>, bool)| {
-            !*ended && !lines.iter().any(|line| matches(line))
-        };
-        let (lines, _) = self
-            .more
-            .wait_timeout_while(lines, at_most, waiting)
-            .expect("no panic under the lock");
+        let waiting = |(lines, ended): &mut (Vec<String>, bool)| !*ended && !lines.iter().any(|line| matches(line));
+        let (lines, _) = self.more.wait_timeout_while(lines, at_most, waiting).expect("no panic under the lock");
         lines.0.iter().any(|line| matches(line))
     }
 
     fn wait_end(&self) {
         let lines = self.lines.lock().expect("no panic under the lock");
-        let waited = self
-            .more
-            .wait_timeout_while(lines, STUCK, |(_, ended)| !*ended);
+        let waited = self.more.wait_timeout_while(lines, STUCK, |(_, ended)| !*ended);
         drop(waited.expect("no panic under the lock"));
     }
 }

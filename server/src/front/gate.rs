@@ -30,10 +30,7 @@ pub struct Gate {
 impl Gate {
     /// A gate that is open until `phase` says [`Phase::Draining`].
     pub fn new(phase: watch::Receiver<Phase>) -> Self {
-        Self {
-            phase,
-            running: TaskTracker::new(),
-        }
+        Self { phase, running: TaskTracker::new() }
     }
 
     /// Waits until no request runs. Meant for when the gate is shut: while it is open, new ones may keep this waiting.
@@ -51,10 +48,7 @@ impl Gate {
 impl<S> Layer<S> for Gate {
     type Service = Gated<S>;
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated {
-            inner,
-            gate: self.clone(),
-        }
+        Gated { inner, gate: self.clone() }
     }
 }
 
@@ -81,18 +75,12 @@ where
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let path = request.uri().path();
         if ALWAYS.iter().any(|prefix| path.starts_with(prefix)) {
-            return Answer {
-                token: None,
-                future: Some(self.inner.call(request)),
-            };
+            return Answer { token: None, future: Some(self.inner.call(request)) };
         }
         // The token comes before the look at the phase: a request is turned away, or the drain waits for it.
         let token = self.gate.running.token();
         let shut = *self.gate.phase.borrow() == Phase::Draining;
-        Answer {
-            token: Some(token),
-            future: (!shut).then(|| self.inner.call(request)),
-        }
+        Answer { token: Some(token), future: (!shut).then(|| self.inner.call(request)) }
     }
 }
 
@@ -137,10 +125,7 @@ pin_project! {
 
 impl<B: Default> Default for Counted<B> {
     fn default() -> Self {
-        Self {
-            token: None,
-            body: B::default(),
-        }
+        Self { token: None, body: B::default() }
     }
 }
 
@@ -148,10 +133,7 @@ impl<B: Body> Body for Counted<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         self.project().body.poll_frame(cx)
     }
 

@@ -14,10 +14,7 @@ use tokio::sync::watch;
 
 /// The routes, answering from `phase`.
 pub fn router(phase: watch::Receiver<Phase>) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "alive\n" }))
-        .route("/readyz", get(ready))
-        .with_state(phase)
+    Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready)).with_state(phase)
 }
 
 async fn ready(State(phase): State<watch::Receiver<Phase>>) -> Response {
