@@ -1,3 +1,5 @@
 //! What clients talk to. A front-end parses, asks the store and answers; it knows no disk.
 
+pub mod gate;
+pub mod http;
 pub mod reapi;

@@ -1,4 +1,9 @@
-//! The daemon's parts: stores that say what a cache means, and the front-ends that clients talk to.
+//! The daemon `blockstored` and its parts: stores that say what a cache means, and the front-ends that clients talk to.
 
+pub mod config;
+pub mod daemon;
 pub mod front;
+pub mod memory;
+pub mod phase;
+pub mod storage;
 pub mod store;

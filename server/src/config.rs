@@ -1,0 +1,354 @@
+//! The command line: what can be set, what it defaults to, and which settings go together.
+//!
+//! Always true here: a [`Settings`] names exactly one place for the store, and every setting that the place cannot honour was
+//! refused with one line that names it. Nothing here touches a disk or a socket.
+
+use bytesize::ByteSize;
+use clap::{Parser, ValueEnum, error::ErrorKind};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+
+/// Serves a build cache (Remote Execution API v2) from a store in a file or on a block device.
+#[derive(Debug, Parser)]
+#[command(name = "blockstored", version)]
+struct Arguments {
+    /// Keep the store in a file in this directory; directory and file are created at the first start
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// Size of the store under --dir when it is created, e.g. 10GiB (2^30) or 10GB (10^9)
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    size: Option<u64>,
+
+    /// Keep the store on this block device, instead of --dir
+    #[arg(long, value_name = "PATH")]
+    device: Vec<PathBuf>,
+
+    /// Write a new, empty store to --device, if its first and last MiB are zero
+    #[arg(long)]
+    format: bool,
+
+    /// With --format: whatever the device holds
+    #[arg(long)]
+    force: bool,
+
+    /// Address for gRPC; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9092")]
+    grpc: SocketAddr,
+
+    /// Address for HTTP (/healthz, /readyz); port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    http: SocketAddr,
+
+    /// How the kernel is asked for I/O; auto: io-uring where it is allowed
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    io: Io,
+
+    /// Whether to bypass the page cache; auto: on for --device, off for --dir
+    #[arg(long, value_enum, default_value_t = Direct::Auto)]
+    direct: Direct,
+
+    /// When an upload is acknowledged; interval: once the kernel has it, and it is flushed within --flush-ms-max; group: once a
+    /// shared flush covers it
+    #[arg(long, value_enum, default_value_t = Durability::Interval)]
+    durability: Durability,
+
+    /// Most milliseconds between an acknowledgement and the start of the flush that covers it
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    flush_ms_max: u64,
+
+    /// Memory for records that were read and verified; default 256MiB under --dir, on --device half of what is left of the
+    /// memory limit after the index and 256MiB, and at least 256MiB
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    cache_size: Option<u64>,
+
+    /// Size of the blocks that rotate, fixed when the store is created; default capacity/128, a power of two from 1MiB to 1GiB
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    block_size: Option<u64>,
+
+    /// How many objects the index has room for, fixed when the store is created; default one for each 8KiB of the store
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    objects: Option<u64>,
+
+    /// Most milliseconds that running requests get to end after SIGTERM or SIGINT
+    #[arg(long, value_name = "MS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    drain_ms_max: u64,
+}
+
+/// How the kernel is asked for I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    /// `io_uring` where the kernel allows it, else threads.
+    Auto,
+    /// `io_uring`, or an error.
+    IoUring,
+    /// `pread` and `pwrite` on threads.
+    Sync,
+}
+
+/// Whether I/O bypasses the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Direct {
+    /// On for devices, off for files.
+    Auto,
+    /// Always, or an error.
+    On,
+    /// Never.
+    Off,
+}
+
+/// When an upload is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// Once the kernel has it; a flush follows within the interval.
+    Interval,
+    /// Once a shared flush covers it.
+    Group,
+}
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file in a directory.
+    File {
+        /// The directory.
+        dir: PathBuf,
+        /// `--size` in bytes; needed only while there is no store.
+        size_bytes: Option<u64>,
+    },
+    /// A whole block device.
+    Device {
+        /// The device node.
+        path: PathBuf,
+        /// Whether to write a new store to it, and over what.
+        format: Format,
+    },
+}
+
+/// Whether a device is formatted at this start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// No: it must hold a store.
+    No,
+    /// Yes, if its first and last MiB are zero.
+    Blank,
+    /// Yes, whatever it holds.
+    Force,
+}
+
+/// A command line that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the store is.
+    pub place: Place,
+    /// `--grpc`.
+    pub grpc: SocketAddr,
+    /// `--http`.
+    pub http: SocketAddr,
+    /// `--io`.
+    pub io: Io,
+    /// `--direct`.
+    pub direct: Direct,
+    /// `--durability`.
+    pub durability: Durability,
+    /// `--flush-ms-max`.
+    pub flush_ms_max: u64,
+    /// `--cache-size` in bytes.
+    pub cache_bytes: Option<u64>,
+    /// `--block-size` in bytes.
+    pub block_bytes: Option<u64>,
+    /// `--objects`.
+    pub objects: Option<u64>,
+    /// `--drain-ms-max`.
+    pub drain_ms_max: u64,
+}
+
+/// Why there are no settings.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Help or the version was asked for: the text for stdout.
+    Answer(String),
+    /// A mistake: one line for stderr.
+    Mistake(String),
+}
+
+impl Settings {
+    /// Reads a command line, the program's name first.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
+        let arguments = Arguments::try_parse_from(arguments).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Answer(error.to_string()),
+            _ => Refusal::Mistake(one_line(&error.to_string())),
+        })?;
+        Self::check(arguments).map_err(Refusal::Mistake)
+    }
+
+    fn check(a: Arguments) -> Result<Self, String> {
+        let mut devices = a.device.into_iter();
+        let place = match (a.dir, devices.next(), devices.next()) {
+            (_, Some(_), Some(second)) => {
+                return Err(format!("--device {}: one device is supported now, give --device once", second.display()));
+            }
+            (Some(_), Some(_), None) => {
+                return Err("--dir and --device exclude each other: the store is in a file or on a device".into());
+            }
+            (None, None, _) => {
+                return Err("nowhere to keep the store: give --dir DIR --size 10GiB, or --device PATH".into());
+            }
+            (Some(dir), None, _) => {
+                if a.format {
+                    return Err("--format goes with --device: under --dir the store is created at the first start".into());
+                }
+                Place::File { dir, size_bytes: a.size }
+            }
+            (None, Some(path), None) => {
+                if a.size.is_some() {
+                    return Err("--size goes with --dir: a store on --device takes the whole device".into());
+                }
+                Place::Device {
+                    path,
+                    format: match (a.format, a.force) {
+                        (false, _) => Format::No,
+                        (true, false) => Format::Blank,
+                        (true, true) => Format::Force,
+                    },
+                }
+            }
+        };
+        if a.force && !a.format {
+            return Err("--force goes with --device PATH --format".into());
+        }
+        if a.grpc == a.http && a.grpc.port() != 0 {
+            return Err(format!("--grpc and --http are both {}: give them different ports", a.grpc));
+        }
+        Ok(Self {
+            place,
+            grpc: a.grpc,
+            http: a.http,
+            io: a.io,
+            direct: a.direct,
+            durability: a.durability,
+            flush_ms_max: a.flush_ms_max,
+            cache_bytes: a.cache_size,
+            block_bytes: a.block_size,
+            objects: a.objects,
+            drain_ms_max: a.drain_ms_max,
+        })
+    }
+}
+
+/// A size in bytes, with or without a unit. `GiB` is 2^30 and `GB` is 10^9. Sizes beyond what a file can have are refused.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let ByteSize(bytes) = text.parse().map_err(|_| "not a size: give bytes, or a number with a unit such as 10GiB".to_owned())?;
+    match i64::try_from(bytes) {
+        Ok(1..) => Ok(bytes),
+        Ok(_) => Err("must be more than 0".into()),
+        Err(_) => Err("must be less than 8EiB".into()),
+    }
+}
+
+/// The message of a command-line error without its paragraphs of advice: what was wrong, and clap's tip where it has one.
+fn one_line(message: &str) -> String {
+    let mut paragraphs = message.trim_start_matches("error: ").split("\n\n").map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut line = paragraphs.next().unwrap_or_default();
+    if let Some(tip) = paragraphs.find(|p| p.starts_with("tip: ")) {
+        line.push_str("; ");
+        line.push_str(tip.trim_start_matches("tip: "));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Settings, Refusal> {
+        Settings::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn mistake(line: &str) -> String {
+        match parse(line) {
+            Err(Refusal::Mistake(text)) => {
+                assert_eq!(text.lines().count(), 1, "{text:?} is one line");
+                text
+            }
+            other => panic!("{line}: expected a mistake, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn two_settings_are_enough() {
+        let s = parse("blockstored --dir d --size 10GiB").unwrap();
+        assert_eq!(s.place, Place::File { dir: "d".into(), size_bytes: Some(10 << 30) });
+        assert_eq!(s.grpc, "127.0.0.1:9092".parse().unwrap());
+        assert_eq!(s.http, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!((s.io, s.direct), (Io::Auto, Direct::Auto));
+        assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
+        assert_eq!((s.cache_bytes, s.block_bytes, s.objects), (None, None, None));
+    }
+
+    #[test]
+    fn sizes_have_binary_and_decimal_units() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("10GiB", 10 << 30),
+            ("10gib", 10 << 30),
+            ("10 GiB", 10 << 30),
+            ("10GB", 10_000_000_000),
+            ("1.5MiB", 3 << 19),
+            ("2TiB", 2 << 40),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "-1", "ten", "10Gb/s", "8EiB", "99999999999EiB", "GiB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_second_device_is_refused() {
+        let text = mistake("blockstored --device /dev/a --device /dev/b");
+        assert!(text.contains("--device /dev/b: one device is supported now"), "{text}");
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together_are_refused() {
+        for (line, named) in [
+            ("blockstored", "--dir"),
+            ("blockstored --dir d --device /dev/a", "--device"),
+            ("blockstored --dir d --size 1GiB --format", "--format"),
+            ("blockstored --dir d --size 1GiB --force", "--force"),
+            ("blockstored --device /dev/a --force", "--force"),
+            ("blockstored --device /dev/a --size 1GiB", "--size"),
+            ("blockstored --dir d --grpc 127.0.0.1:1 --http 127.0.0.1:1", "--grpc"),
+            ("blockstored --dir d --grpc localhost", "--grpc"),
+            ("blockstored --dir d --size much", "--size"),
+            ("blockstored --dir d --io fast", "--io"),
+            ("blockstored --dir d --flush-ms-max 0", "--flush-ms-max"),
+            ("blockstored --dir d --objects 0", "--objects"),
+            ("blockstored --dir d --colour blue", "--colour"),
+        ] {
+            let text = mistake(line);
+            assert!(text.contains(named), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn devices_are_formatted_only_when_told_so() {
+        for (line, format) in [
+            ("blockstored --device /dev/a", Format::No),
+            ("blockstored --device /dev/a --format", Format::Blank),
+            ("blockstored --device /dev/a --format --force", Format::Force),
+        ] {
+            let Place::Device { format: got, .. } = parse(line).unwrap().place else {
+                panic!("{line}: not a device");
+            };
+            assert_eq!(got, format, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_answers() {
+        for line in ["blockstored --help", "blockstored --version"] {
+            assert!(matches!(parse(line), Err(Refusal::Answer(_))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The life of the server: bind, open, serve, drain, close.
+//!
+//! Always true here: both addresses are bound before the store is touched, so that a port in use changes nothing on disk; requests
+//! are served only while the store is open; whatever ends the server, the user sees one line on stderr, and the exit status
+//! is zero only after a clean close.
+
+use crate::{
+    config::{Durability, Place, Refusal, Settings},
+    front::{
+        gate::Gate,
+        http,
+        reapi::{self, Services, http2},
+    },
+    phase::Phase,
+    storage,
+    store::{DigestFunction, local::LocalStore},
+};
+use blockstore_engine::{Engine, OpenOptions, OpenReport};
+use std::{
+    ffi::OsString,
+    future::IntoFuture,
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// How long connections get to end after the last request has.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How often to look whether the store still accepts writes.
+const POISON_CHECK: Duration = Duration::from_secs(1);
+/// Runs the server until it is told to stop. The exit status is 2 for a mistake on the command line, 1 for any other failure.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let started = Instant::now();
+    let settings = match Settings::parse(arguments) {
+        Ok(settings) => settings,
+        Err(Refusal::Answer(text)) => {
+            // A reader that went away (`| head`) is no failure.
+            let _ = io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(Refusal::Mistake(line)) => {
+            say(&format!("blockstored: {line}"));
+            return ExitCode::from(2);
+        }
+    };
+    log_to_stderr();
+    let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("blockstored: cannot start threads: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let end = runtime.block_on(live(settings, started));
+    // Threads may be stuck in the kernel on a device that went away.
+    runtime.shutdown_background();
+    match end {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            say(&format!("blockstored: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line on stderr for the user; that nobody reads it is no failure.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Logs go to stderr; `RUST_LOG` chooses which.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+}
+
+async fn live(settings: Settings, started: Instant) -> Result<(), String> {
+    let mut signals = Signals::new()?;
+    let (grpc, grpc_addr) = bind("--grpc", settings.grpc).await?;
+    let (http, http_addr) = bind("--http", settings.http).await?;
+
+    let (phase, phase_seen) = watch::channel(Phase::Opening);
+    let http_server = axum::serve(http, http::router(phase_seen.clone()));
+    let http_server = tokio::spawn(http_server.into_future());
+
+    let (engine, report) = tokio::select! {
+        opened = open(&settings) => opened?,
+        signal = signals.next() => return Err(format!("stopped by {} before the store was open", signal.name)),
+    };
+    let stats = engine.stats();
+    info!(
+        clean = report.clean,
+        objects = report.objects,
+        read_bytes = report.read_bytes,
+        voided_entries = report.voided_entries,
+        damaged_entries = report.damaged_entries,
+        capacity_bytes = stats.capacity_bytes,
+        table_slots = stats.table_slots,
+        table_bytes = stats.table_bytes,
+        elapsed_ms = report.elapsed.as_secs_f64() * 1e3,
+        "store is open"
+    );
+
+    let store = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
+    let services = Services::new(store, reapi::Options::default()).await;
+    let gate = Gate::new(phase_seen);
+    let (goodbye, goodbye_said) = watch::channel(false);
+    let mut grpc_server = tokio::spawn(
+        http2::configure(Server::builder())
+            .layer(gate.clone())
+            .add_routes(Routes::from(services.router()))
+            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), said(goodbye_said)),
+    );
+    phase.send_replace(Phase::Serving);
+    say(&format!("grpc listening on {grpc_addr}"));
+    say(&format!("http listening on {http_addr}"));
+    say(&format!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
+
+    let poison_watch = tokio::spawn(report_poison(engine.clone(), settings.place.clone()));
+    let mut failure = None;
+    tokio::select! {
+        signal = signals.next() => info!(signal = signal.name, running = gate.running(), "draining"),
+        ended = &mut grpc_server => failure = Some(format!("gRPC listener {grpc_addr} failed: {ended:?}")),
+    }
+
+    phase.send_replace(Phase::Draining);
+    services.set_serving(false).await;
+    tokio::spawn(async move {
+        let signal = signals.next().await;
+        say(&format!("blockstored: stopped at once by a second signal ({})", signal.name));
+        std::process::exit(128 + signal.number);
+    });
+    let drain = Duration::from_millis(settings.drain_ms_max);
+    if timeout(drain, gate.drained()).await.is_err() {
+        warn!(running = gate.running(), drain_ms_max = settings.drain_ms_max, "requests still run at the end of the drain and are cut");
+    }
+    goodbye.send_replace(true);
+    if failure.is_none() && timeout(GOODBYE, &mut grpc_server).await.is_err() {
+        grpc_server.abort();
+    }
+    poison_watch.abort();
+    let closed = engine.close().await;
+    http_server.abort();
+    if let Err(error) = closed {
+        return Err(format!("store was not closed cleanly: {error}"));
+    }
+    info!("store is closed");
+    failure.map_or(Ok(()), Err)
+}
+
+/// Listens on an address that a setting named; the address that comes back has the port that was taken.
+async fn bind(setting: &str, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let listening = async {
+        let listener = TcpListener::bind(addr).await?;
+        let actual = listener.local_addr()?;
+        Ok::<_, io::Error>((listener, actual))
+    };
+    listening.await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{setting} {addr}: port is in use; stop the process that listens there, or give {setting} another port")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{setting} {addr}: not an address of this machine; give {setting} one that is")
+        }
+        _ => format!("{setting} {addr}: cannot listen: {error}"),
+    })
+}
+
+async fn open(settings: &Settings) -> Result<(Engine, OpenReport), String> {
+    let place = storage::open(settings).await?;
+    let options = OpenOptions {
+        durability: match settings.durability {
+            Durability::Interval => blockstore_engine::Durability::Interval,
+            Durability::Group => blockstore_engine::Durability::Group,
+        },
+        flush_ms_max: settings.flush_ms_max,
+        cache_bytes: place.cache_bytes,
+    };
+    Engine::open(place.device, options).await.map_err(|error| storage::cannot_open(&settings.place, &error))
+}
+
+async fn said(mut goodbye: watch::Receiver<bool>) {
+    // A sender that is gone says so as well.
+    let _ = goodbye.wait_for(|said| *said).await;
+}
+
+/// Logs once when the store stops accepting writes.
+async fn report_poison(engine: Engine, place: Place) {
+    let mut tick = interval(POISON_CHECK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Some(reason) = engine.poisoned() {
+            error!(
+                store = %storage::name(&place),
+                "store accepts no more writes: {reason}; reads go on; restart blockstored once the device is back"
+            );
+            return;
+        }
+    }
+}
+
+/// The signals that end the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+struct Received {
+    name: &'static str,
+    number: i32,
+}
+
+impl Signals {
+    fn new() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> Received {
+        let (name, kind) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+        };
+        Received { name, number: kind.as_raw_value() }
+    }
+}

@@ -1,0 +1,12 @@
+//! Where the server is in its life.
+
+/// Goes forward only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The store is being opened: nothing is answered but health.
+    Opening,
+    /// Requests are answered.
+    Serving,
+    /// Running requests may end, new ones are turned away.
+    Draining,
+}

@@ -1,0 +1,2 @@
+#!/bin/sh
+./tree.d/run.sh && exec ./main
