@@ -439,7 +439,7 @@ impl Engine {
         let core = self.core();
         let result = self.close_writing().await;
         self.shared.tasks.lock().abort_all();
-        let _ = core.poison.set("store is closed".into());
+        core.poison.close();
         result
     }
 
