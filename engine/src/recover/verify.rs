@@ -47,10 +47,12 @@ impl Verifier<'_> {
         let head = RecordHead::decode(self.mask, location.place, bytes, self.layout.block_bytes).ok()?;
         let shape = head.shape();
         let payload = bytes.get(shape.payload_offset..shape.payload_offset + shape.payload_bytes)?;
+        // A part and a paged content record are written before they have an LSN; they cannot be mistaken, since an upload's id is used
+        // once and a content key says its bytes.
+        let written_ahead = head.kind == RecordKind::Part || (shape.paged && head.kind == RecordKind::Content);
         let right = self.hasher.hash(&head.key) == location.hash
             && head.kind.slot() == Some(location.kind)
-            // A paged content record is written before it has an LSN; it cannot be mistaken, since its key says its bytes.
-            && exact.is_none_or(|at| (shape.paged && head.kind != RecordKind::Named) || (head.epoch, head.lsn) == at)
+            && exact.is_none_or(|at| written_ahead || (head.epoch, head.lsn) == at)
             && head.verify(0, payload);
         let manifest = (head.kind == RecordKind::Manifest).then(|| Manifest::decode(payload, head.logical_bytes));
         match (right, manifest) {

@@ -137,7 +137,7 @@ impl World {
         let durability = if self.group() { Durability::Group } else { Durability::Interval };
         let options = OpenOptions { durability, flush_ms_max: 1000, cache_bytes: self.config.cache_bytes };
         match Engine::open(Arc::new(device.clone()), options).await {
-            Ok((engine, _)) => engine,
+            Ok((engine, r)) => { eprintln!("OPEN {r:?}"); engine }
             Err(e) => panic!("{}: {e}", self.what("open")),
         }
     }
@@ -497,6 +497,7 @@ impl World {
             let seed = self.rng.next();
             let device = self.cut(stop, seed);
             for (_, task) in &tasks {
+                eprintln!("FIN {}", task.is_finished());
                 if !task.is_finished() {
                     task.abort();
                 }
