@@ -52,6 +52,9 @@ pub(crate) struct Ledger {
     pub(crate) table_pressure: bool,
     /// More was touched in a window than the bound allows, at some time.
     pub(crate) exceeded: bool,
+    /// A stop was unclean: what was put after the last image looks as if it had just been put, and the store's own count of breaches
+    /// with it. What must be there must be there all the same.
+    pub(crate) restamped: bool,
 }
 
 /// What a record takes on the device, at most.
@@ -178,6 +181,7 @@ impl Ledger {
     }
     /// The process died.
     pub(crate) fn killed(&mut self) {
+        self.restamped = true;
         self.blobs.values_mut().for_each(|b| b.touched_at = b.safe_at);
         self.names.values_mut().for_each(|n| n.touched_at = n.safe_at);
     }
