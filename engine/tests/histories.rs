@@ -9,3 +9,19 @@ mod crashes;
 mod disk;
 #[path = "histories/ledger.rs"]
 mod ledger;
+#[path = "histories/images.rs"]
+mod images;
+#[path = "histories/large.rs"]
+mod large;
+#[path = "histories/log.rs"]
+mod log;
+#[path = "histories/opening.rs"]
+mod opening;
+#[path = "histories/promises.rs"]
+mod promises;
+#[path = "histories/publishing.rs"]
+mod publishing;
+#[path = "histories/replay.rs"]
+mod replay;
+#[path = "histories/reuse.rs"]
+mod reuse;
