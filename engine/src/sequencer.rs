@@ -12,7 +12,7 @@ use crate::{
     error::PutError,
     format::{
         image::BlockRow,
-        log::Location,
+        log::{Location, UNITS_PER_PAGE},
         record::{RecordKey, RecordKind},
         types::{KeyHash, Lsn, Place, SlotKind, Vbn},
     },
@@ -34,6 +34,10 @@ use tokio::{
 
 /// A flush is due at this many unflushed bytes.
 const FLUSH_BYTES: u64 = 128 << 20;
+/// Pages of the log that only marks may take.
+const MARK_PAGES: u64 = 2;
+/// Units of the log that a change takes at most: a Move, and the seal of the block before it.
+const CHANGE_UNITS_MAX: u64 = 3;
 /// Puts wait for the flush at this many: recovery verifies no more than that.
 const UNFLUSHED_BYTES_MAX: u64 = 240 << 20;
 
@@ -225,7 +229,8 @@ impl Sequencer {
             let held = self.held();
             self.account_held(held);
             let puts_ready = held == Held::No && !self.queue.is_empty();
-            if puts_ready || !self.urgent.is_empty() || self.mark_due.is_some() {
+            let urgent_ready = !self.urgent.is_empty() && self.log_units(true) >= CHANGE_UNITS_MAX;
+            if puts_ready || urgent_ready || (self.mark_due.is_some() && self.log_room() > 0) {
                 if puts_ready {
                     self.slow_down().await;
                 }
@@ -254,7 +259,7 @@ impl Sequencer {
                 Some(request) = self.puts.recv(), if self.queue.is_empty() => self.queue.push_back(request.into()),
                 () = core.poison.happened() => {}
                 () = &mut room, if held == Held::Block => {}
-                () = &mut log_room, if held == Held::Ring => {}
+                () = &mut log_room, if held == Held::Ring || !self.urgent.is_empty() || self.mark_due.is_some() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
@@ -322,8 +327,10 @@ impl Sequencer {
     fn start_flush(&mut self) {
         self.close_pages();
         let (send, done) = oneshot::channel();
+        // Issued here, not when the task first runs: by then another batch may have written to the new pages.
+        let issued = self.core.device.flush();
         let core = self.core.clone();
-        tokio::spawn(async move { send.send(core.flush_device().await) });
+        tokio::spawn(async move { send.send(core.flushed(issued).await) });
         self.flushing = Some(Flushing {
             done,
             covers: self.core.published(),
@@ -356,9 +363,13 @@ impl Sequencer {
         }
     }
     fn made_durable(&mut self, covers: Lsn) {
-        if covers > *self.core.durable.borrow() {
+        let before = *self.core.durable.borrow();
+        if covers > before {
             self.core.durable.send_replace(covers);
-            self.mark_due = Some(covers);
+            // A mark that covers nothing but the mark before it says nothing.
+            if Lsn(self.core.changed.load(Ordering::Acquire)) > before {
+                self.mark_due = Some(covers);
+            }
         }
         self.core.space.durable(covers);
     }
@@ -392,6 +403,17 @@ impl Sequencer {
     }
     fn log_used(&self) -> u64 {
         (self.log.end().page + 1).saturating_sub(self.core.log_tail.load(Ordering::Acquire))
+    }
+    /// Pages that may be written before recovery would miss the one overwritten.
+    fn log_room(&self) -> u64 {
+        self.core.layout.log_pages.saturating_sub(self.log_used())
+    }
+    /// Units that a batch may append: puts leave the last sixteenth of the ring to those who make room, and these the last pages to
+    /// marks.
+    fn log_units(&self, urgent: bool) -> u64 {
+        let kept = if urgent { MARK_PAGES } else { (self.core.layout.log_pages / 16).max(MARK_PAGES) };
+        // An entry of two units may leave the last of a page empty.
+        self.log_room().saturating_sub(kept) * (UNITS_PER_PAGE as u64 - 1)
     }
     /// From two thirds of the ring on, puts are slowed in proportion.
     async fn slow_down(&self) {

@@ -1,6 +1,6 @@
 //! One batch: its changes get places and log entries, are written, and become visible together.
 
-use super::{Change, Outcome, Queued, Sequencer};
+use super::{CHANGE_UNITS_MAX, Change, Outcome, Queued, Sequencer};
 use crate::format::types::KeyHash;
 use crate::{
     device::{AlignedBuf, PAGE_BYTES},
@@ -58,14 +58,26 @@ impl Sequencer {
         let mut logged = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         let mut record_bytes = 0;
-        let mark = self.mark_due.take();
-        if let Some(lsn) = mark {
+        let units = [false, true].map(|urgent| self.log_units(urgent));
+        let start = self.log.end().next;
+        if self.log_room() > 0
+            && let Some(lsn) = self.mark_due.take()
+        {
             self.log.append(&Entry::Durable { lsn });
         }
+        let mut held_back_urgent = false;
         'fill: while record_bytes < BATCH_BYTES_MAX && logged.len() < BATCH_CHANGES_MAX {
+            held_back_urgent = !self.urgent.is_empty();
+            let [for_puts, for_urgent] = units;
+            let limit = if held_back_urgent { for_urgent } else { for_puts };
             let Some(mut request) = self.urgent.pop_front().or_else(|| with_puts.then(|| self.queue.pop_front()).flatten()) else { break };
             let index = requests.len();
             while let Some(change) = request.held_back.take().or_else(|| request.changes.next()) {
+                if self.log.end().next.0 - start.0 + CHANGE_UNITS_MAX > limit {
+                    request.held_back = Some(change);
+                    requests.push(request);
+                    break 'fill;
+                }
                 match self.log_change(change, index, &mut logged, &mut segments) {
                     Ok(bytes) => record_bytes += bytes,
                     Err(change) => {
@@ -99,7 +111,8 @@ impl Sequencer {
             }
         }
         if let Some(request) = requests.pop_if(|r| r.held_back.is_some()) {
-            self.queue.push_front(request);
+            let queue = if held_back_urgent { &mut self.urgent } else { &mut self.queue };
+            queue.push_front(request);
         }
         for request in requests {
             let _ = request.reply.send(Ok(request.outcomes));
@@ -269,7 +282,7 @@ impl Sequencer {
             result?;
         }
         if flush && core.options.durability == Durability::Group {
-            core.flush_device().await?;
+            core.flushed(core.device.flush()).await?;
             self.close_pages();
         }
         Ok(())
