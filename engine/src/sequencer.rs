@@ -33,7 +33,7 @@ use tokio::{
 };
 
 /// Bytes of records in one batch, about.
-const BATCH_BYTES_MAX: usize = 8 << 20;
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Changes in one batch, about.
 const BATCH_CHANGES_MAX: usize = 8192;
 /// A flush is due at this many unflushed bytes.

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
@@ -53,6 +53,8 @@ const PART_BYTES_MAX: u64 = 8 << 20;
 const PARTS_IN_FLIGHT_MAX: usize = 2;
 /// Longest wait for other uploads to end, or for a block.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Bytes of paged records that uploads gather and write at once, all together.
+const GATHERED_BYTES_MAX: usize = 128 << 20;
 /// Large objects whose parts are still to be touched.
 pub(crate) const TOUCHED_MAX: usize = 4096;
 
@@ -67,6 +69,7 @@ pub(crate) struct Uploads {
     /// Bytes of parts that arrived and neither count as accepted nor were given up.
     unaccepted_bytes: AtomicU64,
     paged: tokio::sync::Mutex<Option<PagedTail>>,
+    gathered: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -97,6 +100,7 @@ impl Uploads {
             next_id: AtomicU64::new(0),
             unaccepted_bytes: AtomicU64::new(0),
             paged: tokio::sync::Mutex::default(),
+            gathered: Arc::new(Semaphore::new(GATHERED_BYTES_MAX)),
         }
     }
     pub(crate) fn is_running(&self, id: &[u8; 16]) -> bool {
@@ -192,19 +196,30 @@ struct Paged {
     payload_bytes: usize,
     filled: usize,
     crcs: ChunkCrcs,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Paged {
-    fn new(kind: RecordKind, payload_bytes: usize) -> Self {
+    /// Waits while the records that are being gathered take all the memory that they may.
+    async fn new(core: &Core, kind: RecordKind, payload_bytes: usize) -> Result<Self, PutError> {
         // A part may be short enough to be packed by its length; here it is paged all the same.
         let shape = RecordShape::of(kind, payload_bytes);
-        Self {
+        let bytes = u32::try_from(shape.extent_bytes.min(GATHERED_BYTES_MAX)).unwrap_or(u32::MAX);
+        let permit = match tokio::time::timeout(ROOM_WAIT_MAX, core.uploads.gathered.clone().acquire_many_owned(bytes)).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(PutError::Unavailable("store is closed".into())),
+            Err(_) => {
+                return Err(PutError::NoRoom(format!("other uploads held all buffers for {} s", ROOM_WAIT_MAX.as_secs())));
+            }
+        };
+        Ok(Self {
             buf: AlignedBuf::take(shape.extent_bytes),
             payload_offset: shape.payload_offset,
             payload_bytes,
             filled: 0,
             crcs: ChunkCrcs::default(),
-        }
+            permit,
+        })
     }
     fn room(&self) -> usize {
         self.payload_bytes - self.filled
@@ -227,7 +242,7 @@ async fn write_paged(
 ) -> Result<(Place, Location), PutError> {
     let hash = core.hash(&key);
     core.reserve_slot(&hash).await?;
-    let Paged { mut buf, payload_bytes, crcs, .. } = paged;
+    let Paged { mut buf, payload_bytes, crcs, permit: _permit, .. } = paged;
     let shape = RecordShape::of(kind, payload_bytes);
     let allocation = match core.allocate(shape.extent_bytes.next_multiple_of(PAGE_BYTES) as u64).await {
         Ok(a) => a,
@@ -452,7 +467,7 @@ impl Upload {
         let body = if size_bytes <= PACKED_BYTES_MAX as u64 {
             Body::Small(Vec::with_capacity(usize::try_from(size_bytes).unwrap_or(0)))
         } else if size_bytes <= core.whole_bytes_max() {
-            Body::Whole(Box::new(Paged::new(RecordKind::Content, usize::try_from(size_bytes).unwrap_or(0))))
+            Body::Whole(Box::new(Paged::new(core, RecordKind::Content, usize::try_from(size_bytes).unwrap_or(0)).await?))
         } else {
             Body::Parts(Box::new(Parts::begin(core, key, size_bytes).await?))
         };
@@ -564,7 +579,7 @@ impl Parts {
             if self.open.is_none() {
                 let left = self.size_bytes - self.started * self.part_bytes;
                 let bytes = usize::try_from(left.min(self.part_bytes)).map_err(|_| PutError::Unavailable("part is too large".into()))?;
-                self.open = Some(Paged::new(RecordKind::Part, bytes));
+                self.open = Some(Paged::new(&self.core, RecordKind::Part, bytes).await?);
             }
             let Some(open) = self.open.as_mut() else { break };
             let (now, rest) = data.split_at(data.len().min(open.room()));
