@@ -100,6 +100,16 @@ impl Reclaim {
             return Ok(true);
         }
         tracing::debug!(physical, vbn = vbn.0, age_max = choice.age_max, "reclaiming block");
+        let result = self.empty_block(physical, vbn, choice).await;
+        if !matches!(result, Ok(true)) {
+            core.space.cancel_reclaim(physical);
+        }
+        result
+    }
+
+    /// Carries or drops every record of the block and retires it. False if records stay in it.
+    async fn empty_block(&mut self, physical: u32, vbn: Vbn, choice: Choice) -> Result<bool, PutError> {
+        let core = self.core.clone();
         let mut verdicts = Verdicts::new();
         for _ in 0..SEARCHES_MAX {
             if core.census.slots(physical) == 0 {
@@ -118,7 +128,6 @@ impl Reclaim {
         if core.census.slots(physical) > 0 {
             // Never seen; the block is tried again later, and nothing was lost.
             tracing::warn!(physical, vbn = vbn.0, "block could not be emptied");
-            core.space.cancel_reclaim(physical);
             return Ok(false);
         }
         self.retire(physical, vbn).await?;
