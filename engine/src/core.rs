@@ -160,6 +160,11 @@ impl Poison {
         self.notify.notify_waiters();
         PutError::Unavailable(self.reason.get().cloned().unwrap_or(reason))
     }
+    /// Turns writing off because the store was closed.
+    pub(crate) fn close(&self) {
+        let _ = self.reason.set("store is closed".into());
+        self.notify.notify_waiters();
+    }
     pub(crate) fn reason(&self) -> Option<String> {
         self.reason.get().cloned()
     }

@@ -253,9 +253,11 @@ impl Engine {
                 Some(_) if core.poison.reason().is_some() => read::find_object(core, key, *size_bytes).await.is_some(),
                 found => found.is_some(),
             };
-            count(if present { &core.counters.hits } else { &core.counters.misses }, 1);
             out.push(present);
         }
+        let hits = out.iter().filter(|present| **present).count() as u64;
+        count(&core.counters.hits, hits);
+        count(&core.counters.misses, out.len() as u64 - hits);
         out
     }
 
@@ -439,7 +441,7 @@ impl Engine {
         let core = self.core();
         let result = self.close_writing().await;
         self.shared.tasks.lock().abort_all();
-        let _ = core.poison.set("store is closed".into());
+        core.poison.close();
         result
     }
 

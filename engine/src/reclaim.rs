@@ -28,7 +28,7 @@ use futures::{StreamExt, stream};
 use std::{collections::HashMap, sync::Arc};
 
 /// Bytes of records that one copy gathers, about.
-const COPY_BYTES: usize = 4 << 20;
+const COPY_BYTES: usize = 1 << 20;
 /// Records read at once.
 const READS_MAX: usize = 16;
 /// How often the table is searched for slots that moved during the search.

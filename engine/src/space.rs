@@ -54,8 +54,8 @@ struct Inner {
     rows: Vec<Row>,
     free: VecDeque<u32>,
     ready: VecDeque<u32>,
-    /// Blocks whose header is being written: as good as free.
-    starting: usize,
+    /// Blocks whose header is being written.
+    starting: u64,
     /// Blocks that wait for their log entry to be flushed.
     opening: Vec<(u32, Lsn)>,
     retired: Vec<(u32, Lsn)>,
@@ -137,7 +137,7 @@ impl Space {
     /// A free block that should be opened now, with its next tenant; it is `Opening` from here on.
     pub(crate) fn start_opening(&self) -> Option<(u32, Vbn)> {
         let mut inner = self.inner.lock();
-        if (inner.ready.len() + inner.starting + inner.opening.len()) as u64 >= self.ahead_blocks + CARRY_BLOCKS {
+        if (inner.ready.len() + inner.opening.len()) as u64 + inner.starting >= self.ahead_blocks + CARRY_BLOCKS {
             return None;
         }
         while let Some(physical) = inner.free.pop_front() {
@@ -276,6 +276,6 @@ impl Inner {
         Some(Taken { vbn: row.vbn, physical, fill_bytes: row.fill_bytes })
     }
     fn spare(&self) -> u64 {
-        (self.free.len() + self.ready.len() + self.starting + self.opening.len() + self.retired.len()) as u64
+        (self.free.len() + self.ready.len() + self.opening.len() + self.retired.len()) as u64 + self.starting
     }
 }

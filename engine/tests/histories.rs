@@ -7,12 +7,12 @@ mod common;
 mod crashes;
 #[path = "histories/disk.rs"]
 mod disk;
-#[path = "histories/ledger.rs"]
-mod ledger;
 #[path = "histories/images.rs"]
 mod images;
 #[path = "histories/large.rs"]
 mod large;
+#[path = "histories/ledger.rs"]
+mod ledger;
 #[path = "histories/log.rs"]
 mod log;
 #[path = "histories/opening.rs"]

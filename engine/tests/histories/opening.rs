@@ -67,7 +67,8 @@ fn an_open_that_is_cut_off_anywhere_never_lends_its_sequence_to_the_next() {
     let (device, ledger) = with_blobs(2, true);
     for cut in 0.. {
         let (after, cut_off) = open_until(&device, cut);
-        let seen = (0..4).filter_map(|copy| after.handle().peek(superblock_offsets(&after)[copy]..superblock_offsets(&after)[copy] + 256).ok());
+        let seen =
+            (0..4).filter_map(|copy| after.handle().peek(superblock_offsets(&after)[copy]..superblock_offsets(&after)[copy] + 256).ok());
         let highest = seen.map(|page| u64::from_le_bytes(page[56..64].try_into().expect("8 bytes"))).filter(|n| *n < 1 << 32).max();
         run(async {
             let (engine, _) = open(&after, options()).await;
