@@ -15,7 +15,7 @@ use crate::{
         crc::CrcMask,
         image::{BlockRow, BlockTable, UNIT_BYTES, check_unit},
         layout::Layout,
-        log::{Entry, Location},
+        log::{Entry, Location, PageHead},
         record::RecordKey,
         superblock::{ImageInForce, Superblock},
         types::{Epoch, KeyHash, Lsn, SlotKind, Vbn},
@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) tick: u64,
     /// Where the replay of the log started.
     pub(crate) replay: ImageInForce,
+    /// Whether the log still reaches back to the image before the one in force.
+    pub(crate) previous_covered: bool,
     pub(crate) accepted: Accepted,
     /// Entries that nothing durable stands behind and that are not voided yet.
     pub(crate) voids: Vec<(Lsn, Lsn)>,
@@ -109,6 +111,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
         read_bytes: 4 * PAGE_BYTES as u64,
         rows: Vec::new(),
         rows_lsn: Lsn(0),
+        previous_covered: false,
         tick: 0,
         damaged_units: 0,
         damaged_heads: 0,
@@ -123,7 +126,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
     opening.settle_blocks(&heads);
     table.recount();
     opening.free_empty_blocks();
-    let Opening { read_bytes, rows, tick, damaged_units, damaged_heads, .. } = opening;
+    let Opening { previous_covered, read_bytes, rows, tick, damaged_units, damaged_heads, .. } = opening;
     Ok(State {
         superblock,
         layout,
@@ -134,6 +137,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
         rows,
         tick,
         replay,
+        previous_covered,
         accepted,
         voids,
         unflushed_bytes,
@@ -147,7 +151,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
     let state = read_state(&**device).await?;
-    let State { superblock, layout, mask, accepted, voids, replay, table, .. } = state;
+    let State { superblock, layout, mask, accepted, voids, replay, previous_covered, table, .. } = state;
 
     let mut next = superblock.clone();
     next.sequence += 1;
@@ -165,8 +169,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
         damaged_entries: accepted.damaged,
         elapsed: start.elapsed(),
     };
-    let log_tail =
-        if next.previous_image.number > 0 { next.previous_image.replay_page } else { replay.replay_page }.min(replay.replay_page);
+    let log_tail = if previous_covered { next.previous_image.replay_page.min(replay.replay_page) } else { replay.replay_page };
     Ok(Recovered {
         superblock: next,
         layout,
@@ -224,6 +227,8 @@ struct Opening<'a> {
     read_bytes: u64,
     rows: Vec<BlockRow>,
     rows_lsn: Lsn,
+    /// Whether the log still reaches back to the image before the one in force.
+    previous_covered: bool,
     tick: u64,
     damaged_units: u64,
     damaged_heads: u64,
@@ -257,6 +262,7 @@ impl Opening<'_> {
             self.rows = vec![BlockRow::default(); self.layout.block_count as usize];
             return Ok(ImageInForce { replay_page: 1, ..image });
         }
+        self.previous_covered = self.covers(previous, image).await;
         let table = match self.read_block_table(image).await {
             Some(table) => table,
             None => {
@@ -277,13 +283,19 @@ impl Opening<'_> {
             return Ok(image);
         }
         self.damaged_units += bad.len() as u64;
-        let still_bad = if previous.number > 0 && previous.number + 1 == image.number {
-            self.load_units(previous, Some(&bad)).await
-        } else {
-            bad.clone()
-        };
+        let still_bad = if self.previous_covered { self.load_units(previous, Some(&bad)).await } else { bad.clone() };
         tracing::warn!(damaged = bad.len(), lost = still_bad.len(), "units of the table's image are damaged");
         Ok(if still_bad.len() < bad.len() { previous } else { image })
+    }
+
+    /// Whether the log reaches back to `previous`. It is released page by page from there on as soon as the image after `image` is
+    /// begun, which no superblock says; but as long as the first page is there, all behind it are.
+    async fn covers(&mut self, previous: ImageInForce, image: ImageInForce) -> bool {
+        if previous.number == 0 || previous.number + 1 != image.number {
+            return false;
+        }
+        let page = self.read(self.layout.log_page_offset(previous.replay_page), PAGE_BYTES).await;
+        previous.replay_page == image.replay_page || page.is_ok_and(|page| PageHead::decode(self.mask, previous.replay_page, &page).is_some())
     }
 
     async fn read_block_table(&mut self, image: ImageInForce) -> Option<BlockTable> {
@@ -336,7 +348,7 @@ impl Opening<'_> {
             match self.read(offset, n as usize * PAGE_BYTES).await {
                 Ok(buf) => {
                     for (number, bytes) in (next..).zip(buf.chunks_exact(PAGE_BYTES)).take(n as usize) {
-                        let ours = crate::format::log::PageHead::decode(self.mask, number, bytes).is_some();
+                        let ours = PageHead::decode(self.mask, number, bytes).is_some();
                         gap = if ours { 0 } else { gap + 1 };
                         out.push((number, ours.then(|| bytes.to_vec())));
                     }
@@ -345,7 +357,7 @@ impl Opening<'_> {
                 Err(_) => {
                     for number in next..next + n {
                         let page = self.read(self.layout.log_page_offset(number), PAGE_BYTES).await.ok().map(|b| b.to_vec());
-                        let ours = page.as_ref().is_some_and(|b| crate::format::log::PageHead::decode(self.mask, number, b).is_some());
+                        let ours = page.as_ref().is_some_and(|b| PageHead::decode(self.mask, number, b).is_some());
                         gap = if ours { 0 } else { gap + 1 };
                         out.push((number, page.filter(|_| ours)));
                     }

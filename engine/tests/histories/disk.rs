@@ -169,6 +169,9 @@ impl Gate {
     pub fn new(inner: &SimDevice) -> Self {
         Self { inner: inner.clone(), held: Arc::new(watch::Sender::new(Held::default())), events: Arc::default() }
     }
+    pub fn device(&self) -> &SimDevice {
+        &self.inner
+    }
     /// Everything that was issued so far, in order.
     pub fn events(&self) -> Vec<(Event, Instant)> {
         self.events.lock().clone()
