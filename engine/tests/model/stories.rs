@@ -29,3 +29,14 @@ fn a_large_object_with_a_short_last_part_survives_a_kill() {
         ],
     );
 }
+
+/// After an opening a block goes on where it was left. Nobody asked whether the next record still fits there: it was written across
+/// the block's end, over the header of the next one.
+#[test]
+fn a_record_that_does_not_fit_the_rest_of_a_block_goes_to_another() {
+    for stop in [Stop::Close, Stop::Kill, Stop::PowerCut] {
+        let reopen = || Reopen { stop, midway: None, twice: false };
+        play(&CONFIG, &[Fill { mib: 1, kib: 62 }, Stream { id: 9 }, Flush, reopen(), Stream { id: 19 }, Fill { mib: 3, kib: 64 }, Find, reopen()]);
+        play(&CONFIG, &[PutNamed { id: 1, bytes: 190_000 }, Fill { mib: 1, kib: 110 }, Flush, reopen(), PutNamed { id: 2, bytes: 190_000 }, reopen()]);
+    }
+}

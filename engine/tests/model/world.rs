@@ -525,7 +525,7 @@ impl World {
     }
     /// Brings the answers of a mix into the model: first the reads, which may have come before or after each write.
     fn fold_all(&mut self, answers: Vec<Answer>, at: u64) {
-        let (reads, writes): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| matches!(a, Answer::ReadName(..)));
+        let (reads, writes): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| matches!(a, Answer::Read(..) | Answer::ReadName(..)));
         reads.into_iter().chain(writes).for_each(|answer| self.fold(answer, at, false));
     }
 
