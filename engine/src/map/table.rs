@@ -298,6 +298,20 @@ impl Table {
         }
     }
 
+    /// Makes every slot `ticks` older: what was stamped relative to `tick` is so relative to `tick + ticks`, up to an age of 7.
+    pub(crate) fn age(&self, tick: u64, ticks: u64) {
+        for unit in 0..self.units() {
+            let mut edit = Edit::new(self, unit);
+            for (bucket, slot) in (0..BUCKETS_PER_UNIT).flat_map(|b| (0..SLOTS_PER_BUCKET).map(move |s| (b, s))) {
+                let s = self.read(unit, bucket, slot);
+                if !s.is_empty() {
+                    let age = (tick.wrapping_sub(u64::from(s.stamp())) & 7).saturating_add(ticks).min(7);
+                    edit.write(bucket, slot, s.at(s.place(), ((tick + ticks - age) & 7) as u8));
+                }
+            }
+        }
+    }
+
     /// Copies a unit as an image wants it and says the highest LSN published in it.
     pub(crate) fn copy_unit(&self, unit: u32, out: &mut [u8]) -> Lsn {
         let state = self.units[unit as usize].state.lock();

@@ -87,7 +87,12 @@ impl Ledger {
     }
     /// A lookup said that the content is there, or not.
     pub(crate) fn found(&mut self, id: u64, present: bool, at: u64, group: bool, what: &str) {
-        assert!(present || !self.must(id), "{what}: content {id} is missing: {:?} at {} accepted", self.blobs.get(&id), self.accepted_bytes);
+        assert!(
+            present || !self.must(id),
+            "{what}: content {id} is missing: {:?} at {} accepted",
+            self.blobs.get(&id),
+            self.accepted_bytes
+        );
         let Some(b) = self.blobs.get_mut(&id) else {
             assert!(!present, "{what}: content {id} was never put");
             return;
@@ -138,12 +143,7 @@ impl Ledger {
     }
     /// A read gave this value, with no write under way.
     pub(crate) fn observed(&mut self, id: u64, value: Option<u64>, at: u64, group: bool, what: &str) {
-        assert!(
-            self.may_read(id, value),
-            "{what}: name {id} has {value:?}: {:?} at {} accepted",
-            self.names.get(&id),
-            self.accepted_bytes
-        );
+        assert!(self.may_read(id, value), "{what}: name {id} has {value:?}: {:?} at {} accepted", self.names.get(&id), self.accepted_bytes);
         let name = self.name(id);
         let first = name.first_possible();
         match name.writes.iter().enumerate().skip(first).rev().find(|(_, w)| w.value == value).map(|(i, _)| i) {

@@ -35,35 +35,86 @@ pub(crate) enum Region {
 /// Numbers of keys are taken modulo how many there are; `n` of anything is bounded by who applies it.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Put { id: u8 },
-    Stream { id: u8 },
-    PutBatch { first: u8, n: u8 },
+    Put {
+        id: u8,
+    },
+    Stream {
+        id: u8,
+    },
+    PutBatch {
+        first: u8,
+        n: u8,
+    },
     /// Begins an upload, writes so much of it and drops it.
-    Abort { id: u8, percent: u8 },
-    PutNamed { id: u8, bytes: u32 },
-    Delete { id: u8 },
-    Get { id: u8 },
-    GetNamed { id: u8 },
-    Range { id: u8, from_permille: u16, permille: u16 },
+    Abort {
+        id: u8,
+        percent: u8,
+    },
+    PutNamed {
+        id: u8,
+        bytes: u32,
+    },
+    Delete {
+        id: u8,
+    },
+    Get {
+        id: u8,
+    },
+    GetNamed {
+        id: u8,
+    },
+    Range {
+        id: u8,
+        from_permille: u16,
+        permille: u16,
+    },
     Find,
     /// Fresh blobs of `kib` each until `mib` are put.
-    Fill { mib: u8, kib: u8 },
-    FillTiny { hundreds: u8 },
+    Fill {
+        mib: u8,
+        kib: u8,
+    },
+    FillTiny {
+        hundreds: u8,
+    },
     Checkpoint,
     Flush,
-    Wait { ms: u16 },
+    Wait {
+        ms: u16,
+    },
     /// Uploads begun and abandoned one after another.
-    Aborts { n: u8, kib: u16 },
+    Aborts {
+        n: u8,
+        kib: u16,
+    },
     /// All at once. Bit i of `cancel`: operation i is dropped after a few turns. `cut`: the run ends after so many turns.
-    Mix { ops: Vec<Op>, cancel: u16, cut: Option<(u16, Stop)> },
+    Mix {
+        ops: Vec<Op>,
+        cancel: u16,
+        cut: Option<(u16, Stop)>,
+    },
     /// `midway`: the opening is itself interrupted at this operation of the device. `twice`: recovered once more, to the same.
-    Reopen { stop: Stop, midway: Option<u8>, twice: bool },
+    Reopen {
+        stop: Stop,
+        midway: Option<u8>,
+        twice: bool,
+    },
     /// Ends the run and flips bits before the next.
-    Rot { stop: Stop, region: Region, bits: u8 },
+    Rot {
+        stop: Stop,
+        region: Region,
+        bits: u8,
+    },
     /// The n-th read from now: 0 EIO, 1 one bit wrong, 2 another place's bytes.
-    ReadFault { nth: u8, kind: u8 },
+    ReadFault {
+        nth: u8,
+        kind: u8,
+    },
     /// A write or flush fails; then the process is killed.
-    Poison { flush: bool, id: u8 },
+    Poison {
+        flush: bool,
+        id: u8,
+    },
 }
 
 fn one() -> impl Strategy<Value = Op> {

@@ -430,9 +430,7 @@ impl World {
         if self.poisoned {
             return Default::default();
         }
-        let look = |keys: &[(Key, Option<u64>)]| {
-            now_or_never(engine.lookup(keys)).expect("a lookup waits for nothing while writing works")
-        };
+        let look = |keys: &[(Key, Option<u64>)]| now_or_never(engine.lookup(keys)).expect("a lookup waits for nothing while writing works");
         let found: BTreeSet<u64> = ids.iter().zip(look(&keys)).filter_map(|((id, _), there)| there.then_some(*id)).collect();
         let named: BTreeSet<u64> = (0..NAMES).zip(look(&names)).filter_map(|(id, there)| there.then_some(id)).collect();
         let (group, what) = (self.group(), self.what(what));
@@ -644,6 +642,10 @@ impl World {
         self.verify("while poisoned").await;
         handle.clear_faults();
         let seed = self.stop(Stop::Kill).await;
+        if flush {
+            // What was still read then may have lost its log entry.
+            self.ledger.power_lost();
+        }
         self.restart(Stop::Kill, seed, None, false).await;
     }
 
