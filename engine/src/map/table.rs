@@ -122,6 +122,10 @@ impl Table {
     pub(crate) fn live(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
     }
+    /// Slots kept for puts under way.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
     /// Slots that moved to their other bucket since the store was opened.
     pub(crate) fn relocations(&self) -> u64 {
         self.relocations.load(Ordering::Relaxed)

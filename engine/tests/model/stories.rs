@@ -65,3 +65,14 @@ fn what_is_replayed_is_as_old_as_it_was() {
         ],
     );
 }
+
+/// So many tiny blobs that the table was full before the first block was: no block was sealed, so none could be reclaimed, and after
+/// half a minute puts were refused. The same with a block that an earlier run had left open.
+#[test]
+fn a_table_that_one_open_block_fills_has_room_again() {
+    let config = Config { mib: 40, objects: Some(3000), ..CONFIG };
+    play(&config, &[FillTiny { hundreds: 19 }, FillTiny { hundreds: 19 }]);
+    for stop in [Stop::Close, Stop::Kill, Stop::PowerCut] {
+        play(&config, &[FillTiny { hundreds: 34 }, Flush, Reopen { stop, midway: None, twice: false }, FillTiny { hundreds: 19 }]);
+    }
+}
