@@ -523,7 +523,7 @@ impl World {
     }
     /// Brings the answers of a mix into the model: first the reads, which may have come before or after each write.
     fn fold_all(&mut self, answers: Vec<Answer>, at: u64) {
-        let (reads, writes): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| matches!(a, Answer::ReadName(..)));
+        let (reads, writes): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| matches!(a, Answer::Read(..) | Answer::ReadName(..)));
         reads.into_iter().chain(writes).for_each(|answer| self.fold(answer, at, false));
     }
 
@@ -642,6 +642,10 @@ impl World {
         self.verify("while poisoned").await;
         handle.clear_faults();
         let seed = self.stop(Stop::Kill).await;
+        if flush {
+            // What was still read then may have lost its log entry.
+            self.ledger.power_lost();
+        }
         self.restart(Stop::Kill, seed, None, false).await;
     }
 
