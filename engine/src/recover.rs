@@ -61,10 +61,30 @@ fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { action, source }
 }
 
-/// Opens the store on `device`.
-pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
-    let start = tokio::time::Instant::now();
-    let superblock = superblocks::read(&**device).await?;
+/// A store as it is on its device: what opening it starts from, and what offline tools look at.
+pub(crate) struct State {
+    pub(crate) superblock: Superblock,
+    pub(crate) layout: Layout,
+    pub(crate) mask: CrcMask,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) census: Arc<Census>,
+    pub(crate) table: Table,
+    pub(crate) rows: Vec<BlockRow>,
+    pub(crate) tick: u64,
+    /// Where the replay of the log started.
+    pub(crate) replay: ImageInForce,
+    pub(crate) accepted: Accepted,
+    /// Entries that nothing durable stands behind and that are not voided yet.
+    pub(crate) voids: Vec<(Lsn, Lsn)>,
+    pub(crate) unflushed_bytes: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) damaged_units: u64,
+    pub(crate) damaged_heads: u64,
+}
+
+/// Reads the store on `device` into memory. Writes nothing.
+pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> {
+    let superblock = superblocks::read(device).await?;
     let found = device.geometry().len_bytes / PAGE_BYTES as u64 * PAGE_BYTES as u64;
     if superblock.device_bytes != found {
         return Err(OpenError::Unusable(format!("it was formatted with {} bytes, but the device has {found}", superblock.device_bytes)));
@@ -79,7 +99,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     let mask = CrcMask::new(&superblock.uuid);
     let hasher = KeyHasher::new(&superblock.hash_seed);
     let mut opening = Opening {
-        device: &**device,
+        device,
         superblock: &superblock,
         layout: &layout,
         mask: &mask,
@@ -104,6 +124,30 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     table.recount();
     opening.free_empty_blocks();
     let Opening { read_bytes, rows, tick, damaged_units, damaged_heads, .. } = opening;
+    Ok(State {
+        superblock,
+        layout,
+        mask,
+        hasher,
+        census,
+        table,
+        rows,
+        tick,
+        replay,
+        accepted,
+        voids,
+        unflushed_bytes,
+        read_bytes,
+        damaged_units,
+        damaged_heads,
+    })
+}
+
+/// Opens the store on `device`.
+pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
+    let start = tokio::time::Instant::now();
+    let state = read_state(&**device).await?;
+    let State { superblock, layout, mask, accepted, voids, replay, table, .. } = state;
 
     let mut next = superblock.clone();
     next.sequence += 1;
@@ -116,7 +160,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     let report = OpenReport {
         clean: superblock.clean,
         objects: table.live(),
-        read_bytes,
+        read_bytes: state.read_bytes,
         voided_entries: voids.iter().map(|(first, last)| last.0 - first.0 + 1).sum(),
         damaged_entries: accepted.damaged,
         elapsed: start.elapsed(),
@@ -125,19 +169,19 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
         if next.previous_image.number > 0 { next.previous_image.replay_page } else { replay.replay_page }.min(replay.replay_page);
     Ok(Recovered {
         superblock: next,
-        layout: layout.clone(),
-        mask: mask.clone(),
-        hasher: hasher.clone(),
-        census,
+        layout,
+        mask,
+        hasher: state.hasher,
+        census: state.census,
         table,
-        rows,
-        tick,
+        rows: state.rows,
+        tick: state.tick,
         end,
         durable,
-        unflushed_bytes,
+        unflushed_bytes: state.unflushed_bytes,
         log_tail,
-        damaged_units,
-        damaged_heads,
+        damaged_units: state.damaged_units,
+        damaged_heads: state.damaged_heads,
         report,
     })
 }

@@ -7,5 +7,21 @@ mod common;
 mod crashes;
 #[path = "histories/disk.rs"]
 mod disk;
+#[path = "histories/images.rs"]
+mod images;
+#[path = "histories/large.rs"]
+mod large;
 #[path = "histories/ledger.rs"]
 mod ledger;
+#[path = "histories/log.rs"]
+mod log;
+#[path = "histories/opening.rs"]
+mod opening;
+#[path = "histories/promises.rs"]
+mod promises;
+#[path = "histories/publishing.rs"]
+mod publishing;
+#[path = "histories/replay.rs"]
+mod replay;
+#[path = "histories/reuse.rs"]
+mod reuse;

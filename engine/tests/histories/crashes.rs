@@ -112,7 +112,7 @@ fn full_store(seed: u64) -> (SimDevice, Ledger) {
     run(async {
         let (engine, _) = open(&device, options()).await;
         // What may be dropped, small and large, and between it what is touched again and must be carried.
-        for round in 0..30u64 {
+        for round in 0..36u64 {
             for id in 0..12 {
                 engine.put(content(round * 100 + id), bytes(round * 100 + id, 60_000)).await.expect("put");
             }
@@ -131,7 +131,7 @@ fn full_store(seed: u64) -> (SimDevice, Ledger) {
         ledger.flush(&engine).await.expect("flush");
         // Else the next open would have forgotten the touches.
         engine.checkpoint().await.expect("image");
-        assert!(engine.stats().spare_blocks <= 10, "{:?}", engine.stats());
+        assert!(engine.stats().spare_blocks <= 7, "{:?}", engine.stats());
     });
     (device, ledger)
 }
@@ -144,7 +144,7 @@ fn beside_reclaim_whatever_operation_a_crash_interrupts_no_durable_blob_is_lost(
         let (engine, _) = open(&whole, options()).await;
         after.assert_kept(&engine, Fate::Durable, "nothing went wrong").await;
     });
-    assert!(crate::disk::count_of(&whole, crate::disk::RETIRE) > 3, "blocks are reclaimed in the run");
+    assert!(crate::disk::count_of(&whole, crate::disk::RETIRE) > 1, "blocks are reclaimed in the run");
     crash_everywhere(&device, &ledger, &options(), 12, 3);
 }
 

@@ -1,8 +1,9 @@
 //! The store as it lies on the device, for tests that damage a chosen place; and a device that holds writes back.
 
 use blockstore_engine::device::{AlignedBuf, Device, DeviceCounters, Geometry, IoFuture, SimDevice};
+use parking_lot::Mutex;
 use std::{io, ops::Range, sync::Arc};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub const PAGE: u64 = 4096;
 pub const UNIT: u64 = 32;
@@ -148,6 +149,14 @@ pub fn count_of(device: &SimDevice, tag: u8) -> usize {
 pub struct Gate {
     inner: SimDevice,
     held: Arc<watch::Sender<Held>>,
+    events: Arc<Mutex<Vec<(Event, Instant)>>>,
+}
+
+/// What was issued to a [`Gate`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Write(Range<u64>),
+    Flush,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -158,7 +167,14 @@ struct Held {
 
 impl Gate {
     pub fn new(inner: &SimDevice) -> Self {
-        Self { inner: inner.clone(), held: Arc::new(watch::Sender::new(Held::default())) }
+        Self { inner: inner.clone(), held: Arc::new(watch::Sender::new(Held::default())), events: Arc::default() }
+    }
+    /// Everything that was issued so far, in order.
+    pub fn events(&self) -> Vec<(Event, Instant)> {
+        self.events.lock().clone()
+    }
+    fn note(&self, event: Event) {
+        self.events.lock().push((event, Instant::now()));
     }
     /// Writes that begin in this range are not issued until [`Self::open`].
     pub fn hold_writes(&self, range: Range<u64>) {
@@ -181,6 +197,7 @@ impl Device for Gate {
         self.inner.read(offset_bytes, buf)
     }
     fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
+        self.note(Event::Write(offset_bytes..offset_bytes + buf.len() as u64));
         let (inner, mut held) = (self.inner.clone(), self.held.subscribe());
         let free = move |h: &Held| !h.writes.iter().any(|r| r.contains(&offset_bytes));
         if free(&held.borrow()) {
@@ -192,6 +209,7 @@ impl Device for Gate {
         })
     }
     fn flush(&self) -> IoFuture<io::Result<()>> {
+        self.note(Event::Flush);
         let (inner, mut held) = (self.inner.clone(), self.held.subscribe());
         if !held.borrow().flushes {
             return inner.flush();
