@@ -9,7 +9,7 @@ use crate::{
     front::{
         gate::Gate,
         http,
-        reapi::{self, Services, http2},
+        reapi::{self, Services, SuspendedLimits, http2},
     },
     phase::Phase,
     storage,
@@ -43,6 +43,10 @@ use tracing_subscriber::EnvFilter;
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How often to look whether the store still accepts writes.
 const POISON_CHECK: Duration = Duration::from_secs(1);
+/// Uploads whose stream was cut may hold this part of the capacity: half of what the engine lets all uploads hold, so that those
+/// which run never wait for those which may not come back.
+const SUSPENDED_SHARE: u64 = 4;
+
 /// Runs the server until it is told to stop. The exit status is 2 for a mistake on the command line, 1 for any other failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
@@ -117,7 +121,8 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     );
 
     let store = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let services = Services::new(store, reapi::Options::default()).await;
+    let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
+    let services = Services::new(store, reapi::Options { suspended, ..reapi::Options::default() }).await;
     let gate = Gate::new(phase_seen);
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
