@@ -79,13 +79,6 @@ pub(crate) async fn write_image(core: &Core) -> Result<ImageInForce, PutError> {
         core.log_tail.store(previous.replay_page, Ordering::Release);
         core.log_changed.notify_waiters();
     }
-    let table = BlockTable { lsn: published, tick: core.clock.tick(), rows };
-    let copy_bytes = BlockTable::copy_bytes(core.layout.block_count) as usize;
-    for copy in 0..2 {
-        let mut buf = AlignedBuf::take(copy_bytes);
-        table.encode(&core.mask, image.number, &mut buf[..copy_bytes]);
-        core.write(core.layout.block_table_offset(image.slot, copy), buf, "block table").await?;
-    }
     let units = core.table.units();
     let mut first = 0;
     while first < units {
@@ -97,6 +90,14 @@ pub(crate) async fn write_image(core: &Core) -> Result<ImageInForce, PutError> {
         }
         core.write(core.layout.image_unit_offset(image.slot, first), buf, "image").await?;
         first += n;
+    }
+    // The rows are those of the start; the tick is that of the end, since a stamp from a later one would look like the oldest.
+    let table = BlockTable { lsn: published, tick: core.clock.tick(), rows };
+    let copy_bytes = BlockTable::copy_bytes(core.layout.block_count) as usize;
+    for copy in 0..2 {
+        let mut buf = AlignedBuf::take(copy_bytes);
+        table.encode(&core.mask, image.number, &mut buf[..copy_bytes]);
+        core.write(core.layout.block_table_offset(image.slot, copy), buf, "block table").await?;
     }
     let mark = flush(core).await?;
     core.superblocks

@@ -5,7 +5,7 @@
 use crate::{
     cache::RecordCache,
     clock::AgeClock,
-    device::{AlignedBuf, Device},
+    device::{AlignedBuf, Device, IoFuture},
     engine::OpenOptions,
     error::PutError,
     format::{
@@ -99,11 +99,11 @@ impl Core {
         }
     }
 
-    /// Flushes; a failure poisons writing.
-    pub(crate) async fn flush_device(&self) -> Result<(), PutError> {
+    /// Waits for a flush that was issued; a failure poisons writing.
+    pub(crate) async fn flushed(&self, issued: IoFuture<io::Result<()>>) -> Result<(), PutError> {
         count(&self.counters.flushes, 1);
         let start = Instant::now();
-        let result = self.device.flush().await;
+        let result = issued.await;
         count(&self.counters.flush_us, start.elapsed().as_micros() as u64);
         result.map_err(|e: io::Error| self.poison.set(format!("flush device: {e}")))
     }

@@ -59,6 +59,16 @@ async fn read_pages(core: &Core, place: Place, offset: u64, bytes: u64) -> Optio
     }
 }
 
+/// Reads the record at `place`, or the first `length_max` bytes of it. The table knows its length only roughly: where that much
+/// cannot be read, since it reaches into a damaged neighbour, exactly as far as its head says.
+pub(crate) async fn read_record(core: &Core, place: Place, length_max: u64) -> Option<(AlignedBuf, usize)> {
+    if let Some(read) = read_pages(core, place, place.offset_bytes(), length_max).await {
+        return Some(read);
+    }
+    let extent_bytes = head_only(core, place).await?.shape().extent_bytes as u64;
+    read_pages(core, place, place.offset_bytes(), extent_bytes.min(length_max)).await
+}
+
 /// The head of the record at `place` and its first piece.
 pub(crate) async fn first_piece(core: &Core, place: Place, class: LengthClass) -> Result<Piece, Fault> {
     if let Some(piece) = core.cache.get(place, 0) {
@@ -67,7 +77,7 @@ pub(crate) async fn first_piece(core: &Core, place: Place, class: LengthClass) -
     }
     count(&core.counters.record_reads, 1);
     let length = u64::from(class.bytes_max()).min((PIECE_BYTES + PAGE_BYTES) as u64);
-    let (buf, skip) = read_pages(core, place, place.offset_bytes(), length).await.ok_or(Fault)?;
+    let (buf, skip) = read_record(core, place, length).await.ok_or(Fault)?;
     let head = match RecordHead::decode(&core.mask, place, buf.get(skip..).ok_or(Fault)?, core.layout.block_bytes) {
         Ok(head) => head,
         Err(RecordFault::Short(_) | RecordFault::Bad) => return Err(Fault),

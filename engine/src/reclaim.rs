@@ -19,7 +19,7 @@ use crate::{
         table::Found,
     },
     policy::{Candidate, Choice, FewestWanted, Pressure, ReclaimPolicy, breaches},
-    read::{drop_damaged, head_only, log_delete, manifest_at},
+    read::{drop_damaged, head_only, log_delete, manifest_at, read_record},
     sequencer::Change,
     space::Taken,
     stats::count,
@@ -326,13 +326,7 @@ fn align(at: usize, copy: &Copy) -> usize {
 
 /// The whole record, every chunk verified. The hash, as far as the head could be read, on failure.
 async fn read_whole(core: &Core, found: &Found) -> Result<Copy, Option<KeyHash>> {
-    let physical = core.layout.physical(found.place.vbn).ok_or(None)?;
-    let in_block = found.place.offset_bytes();
-    let start = in_block / PAGE_BYTES as u64 * PAGE_BYTES as u64;
-    let end = (in_block + u64::from(found.class.bytes_max())).next_multiple_of(PAGE_BYTES as u64).min(core.layout.block_bytes);
-    let skip = (in_block - start) as usize;
-    let (buf, result) = core.device.read(core.layout.block_offset(physical) + start, AlignedBuf::take((end - start) as usize)).await;
-    result.map_err(|_| None)?;
+    let (buf, skip) = read_record(core, found.place, u64::from(found.class.bytes_max())).await.ok_or(None)?;
     let bytes = buf.get(skip..).ok_or(None)?;
     let head = RecordHead::decode(&core.mask, found.place, bytes, core.layout.block_bytes).map_err(|_| None)?;
     let hash = core.hash(&head.key);

@@ -4,24 +4,24 @@
 //! batch is published as one, in LSN order, when it may be acknowledged: completed, or flushed in group mode. A page of log or
 //! records is added to only until a flush that covers it is issued. A failed write or flush poisons writing for good.
 
+mod batch;
+
 use crate::{
     core::Core,
-    device::{AlignedBuf, PAGE_BYTES},
-    engine::Durability,
+    device::PAGE_BYTES,
     error::PutError,
     format::{
         image::BlockRow,
-        log::{Entry, Location},
-        record::{RecordHead, RecordKey, RecordKind, RecordShape},
-        types::{KeyHash, Lsn, Place, SizeCheck, SlotKind, Vbn},
+        log::{Location, UNITS_PER_PAGE},
+        record::{RecordKey, RecordKind},
+        types::{KeyHash, Lsn, Place, SlotKind, Vbn},
     },
-    log_writer::{DirtyPages, LogEnd, LogWriter},
-    map::table::Placed,
+    log_writer::{LogEnd, LogWriter},
     space::Taken,
     stats::count,
 };
+use batch::BATCH_CHANGES_MAX;
 use bytes::Bytes;
-use futures::future::{join, join_all};
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -32,12 +32,12 @@ use tokio::{
     time::Instant,
 };
 
-/// Bytes of records in one batch, about.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Changes in one batch, about.
-const BATCH_CHANGES_MAX: usize = 8192;
 /// A flush is due at this many unflushed bytes.
 const FLUSH_BYTES: u64 = 128 << 20;
+/// Pages of the log that only marks may take.
+const MARK_PAGES: u64 = 2;
+/// Units of the log that a change takes at most: a Move, and the seal of the block before it.
+const CHANGE_UNITS_MAX: u64 = 3;
 /// Puts wait for the flush at this many: recovery verifies no more than that.
 const UNFLUSHED_BYTES_MAX: u64 = 240 << 20;
 
@@ -137,30 +137,6 @@ struct Tail {
     page: Vec<u8>,
 }
 
-/// Records that lie back to back in one block, from a page on.
-struct Segment {
-    offset: u64,
-    first_byte: usize,
-    front: Vec<u8>,
-    records: Vec<(usize, Place, RecordHead, Bytes)>,
-    end: usize,
-}
-
-struct Logged {
-    request: usize,
-    lsn: Lsn,
-    effect: Effect,
-}
-
-enum Effect {
-    Put { location: Location, accept_bytes: u64 },
-    Move { to: Location, from: Place },
-    Delete { hash: KeyHash, from: Place, record: Option<Place> },
-    Open { physical: u32, vbn: Vbn },
-    Seal { physical: u32 },
-    Retire { physical: u32, vbn: Vbn },
-}
-
 struct Flushing {
     done: oneshot::Receiver<Result<(), PutError>>,
     covers: Lsn,
@@ -253,7 +229,8 @@ impl Sequencer {
             let held = self.held();
             self.account_held(held);
             let puts_ready = held == Held::No && !self.queue.is_empty();
-            if puts_ready || !self.urgent.is_empty() || self.mark_due.is_some() {
+            let urgent_ready = !self.urgent.is_empty() && self.log_units(true) >= CHANGE_UNITS_MAX;
+            if puts_ready || urgent_ready || (self.mark_due.is_some() && self.log_room() > 0) {
                 if puts_ready {
                     self.slow_down().await;
                 }
@@ -282,7 +259,7 @@ impl Sequencer {
                 Some(request) = self.puts.recv(), if self.queue.is_empty() => self.queue.push_back(request.into()),
                 () = core.poison.happened() => {}
                 () = &mut room, if held == Held::Block => {}
-                () = &mut log_room, if held == Held::Ring => {}
+                () = &mut log_room, if held == Held::Ring || !self.urgent.is_empty() || self.mark_due.is_some() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
@@ -350,8 +327,10 @@ impl Sequencer {
     fn start_flush(&mut self) {
         self.close_pages();
         let (send, done) = oneshot::channel();
+        // Issued here, not when the task first runs: by then another batch may have written to the new pages.
+        let issued = self.core.device.flush();
         let core = self.core.clone();
-        tokio::spawn(async move { send.send(core.flush_device().await) });
+        tokio::spawn(async move { send.send(core.flushed(issued).await) });
         self.flushing = Some(Flushing {
             done,
             covers: self.core.published(),
@@ -384,9 +363,13 @@ impl Sequencer {
         }
     }
     fn made_durable(&mut self, covers: Lsn) {
-        if covers > *self.core.durable.borrow() {
+        let before = *self.core.durable.borrow();
+        if covers > before {
             self.core.durable.send_replace(covers);
-            self.mark_due = Some(covers);
+            // A mark that covers nothing but the mark before it says nothing.
+            if Lsn(self.core.changed.load(Ordering::Acquire)) > before {
+                self.mark_due = Some(covers);
+            }
         }
         self.core.space.durable(covers);
     }
@@ -421,6 +404,17 @@ impl Sequencer {
     fn log_used(&self) -> u64 {
         (self.log.end().page + 1).saturating_sub(self.core.log_tail.load(Ordering::Acquire))
     }
+    /// Pages that may be written before recovery would miss the one overwritten.
+    fn log_room(&self) -> u64 {
+        self.core.layout.log_pages.saturating_sub(self.log_used())
+    }
+    /// Units that a batch may append: puts leave the last sixteenth of the ring to those who make room, and these the last pages to
+    /// marks.
+    fn log_units(&self, urgent: bool) -> u64 {
+        let kept = if urgent { MARK_PAGES } else { (self.core.layout.log_pages / 16).max(MARK_PAGES) };
+        // An entry of two units may leave the last of a page empty.
+        self.log_room().saturating_sub(kept) * (UNITS_PER_PAGE as u64 - 1)
+    }
     /// From two thirds of the ring on, puts are slowed in proportion.
     async fn slow_down(&self) {
         let (used, pages) = (self.log_used(), self.core.layout.log_pages);
@@ -436,303 +430,6 @@ impl Sequencer {
         let fill = (block.fill_bytes as usize).next_multiple_of(PAGE_BYTES);
         self.tail = Some(Tail { block, fill, page: Vec::new() });
     }
-
-    // ---- batches
-
-    async fn batch(&mut self, with_puts: bool) -> Result<(), PutError> {
-        let mut requests: Vec<Queued> = Vec::new();
-        let mut logged = Vec::new();
-        let mut segments: Vec<Segment> = Vec::new();
-        let mut record_bytes = 0;
-        let mark = self.mark_due.take();
-        if let Some(lsn) = mark {
-            self.log.append(&Entry::Durable { lsn });
-        }
-        'fill: while record_bytes < BATCH_BYTES_MAX && logged.len() < BATCH_CHANGES_MAX {
-            let Some(mut request) = self.urgent.pop_front().or_else(|| with_puts.then(|| self.queue.pop_front()).flatten()) else { break };
-            let index = requests.len();
-            while let Some(change) = request.held_back.take().or_else(|| request.changes.next()) {
-                match self.log_change(change, index, &mut logged, &mut segments) {
-                    Ok(bytes) => record_bytes += bytes,
-                    Err(change) => {
-                        request.held_back = Some(*change);
-                        requests.push(request);
-                        break 'fill;
-                    }
-                }
-            }
-            requests.push(request);
-        }
-        let end = self.log.end().next.prev();
-        let result = self.write_batch(segments, !logged.is_empty()).await;
-        match result {
-            Ok(()) => {
-                let bytes = self.publish(&logged, &mut requests, end);
-                if self.core.options.durability == Durability::Interval && bytes > 0 {
-                    self.core.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    self.fresh_bytes += bytes;
-                    self.fresh_since.get_or_insert_with(Instant::now);
-                } else if self.core.options.durability == Durability::Group && !logged.is_empty() {
-                    self.made_durable(end);
-                }
-                count(&self.core.counters.batches, 1);
-            }
-            Err(ref e) => {
-                for request in requests.drain(..) {
-                    let _ = request.reply.send(Err(e.clone()));
-                }
-                return result;
-            }
-        }
-        if let Some(request) = requests.pop_if(|r| r.held_back.is_some()) {
-            self.queue.push_front(request);
-        }
-        for request in requests {
-            let _ = request.reply.send(Ok(request.outcomes));
-        }
-        self.core.log_changed.notify_waiters();
-        Ok(())
-    }
-
-    /// Appends a change to the log and says how many bytes of records it adds. Gives it back where no block is ready for it.
-    fn log_change(
-        &mut self,
-        change: Change,
-        request: usize,
-        logged: &mut Vec<Logged>,
-        segments: &mut Vec<Segment>,
-    ) -> Result<usize, Box<Change>> {
-        let (effect, entry, bytes) = match change {
-            Change::Packed(record) => {
-                let accept_bytes = record.accept_bytes;
-                let (location, lsn) = match self.place(record, request, logged, segments, None) {
-                    Ok(placed) => placed,
-                    Err(record) => return Err(Box::new(Change::Packed(*record))),
-                };
-                let bytes = location.extent_bytes as usize;
-                logged.push(Logged {
-                    request,
-                    lsn,
-                    effect: Effect::Put { location, accept_bytes: accept_bytes + u64::from(location.extent_bytes) },
-                });
-                return Ok(bytes);
-            }
-            Change::Tombstone { record, from } => {
-                let hash = record.hash;
-                let (location, lsn) = match self.place(record, request, logged, segments, Some(from)) {
-                    Ok(placed) => placed,
-                    Err(record) => return Err(Box::new(Change::Tombstone { record: *record, from })),
-                };
-                let effect = Effect::Delete { hash, from, record: Some(location.place) };
-                logged.push(Logged { request, lsn, effect });
-                return Ok(location.extent_bytes as usize);
-            }
-            Change::Written { location, accept_bytes } => {
-                (Effect::Put { location, accept_bytes }, Entry::Put(location), location.extent_bytes as usize)
-            }
-            Change::Move { to, from } => (Effect::Move { to, from }, Entry::Move { to, from }, to.extent_bytes as usize),
-            Change::Delete { hash, kind, from } => (Effect::Delete { hash, from, record: None }, Entry::Delete { hash, kind, from }, 0),
-            Change::BlockOpen { physical, vbn } => (Effect::Open { physical, vbn }, Entry::BlockOpen { vbn }, 0),
-            Change::BlockSeal { physical, vbn, fill_bytes } => (Effect::Seal { physical }, Entry::BlockSeal { vbn, fill_bytes }, 0),
-            Change::BlockRetire { physical, vbn } => (Effect::Retire { physical, vbn }, Entry::BlockRetire { vbn }, 0),
-        };
-        let lsn = self.log.append(&entry);
-        logged.push(Logged { request, lsn, effect });
-        // Records written elsewhere do not lengthen this batch's write.
-        Ok(bytes.min(1024))
-    }
-
-    /// Gives a record its place and its log entry.
-    fn place(
-        &mut self,
-        record: PackedRecord,
-        request: usize,
-        logged: &mut Vec<Logged>,
-        segments: &mut Vec<Segment>,
-        tombstone_of: Option<Place>,
-    ) -> Result<(Location, Lsn), Box<PackedRecord>> {
-        let shape = RecordShape::of(record.kind, record.payload.len());
-        let block_bytes = self.core.layout.block_bytes as usize;
-        assert!(shape.extent_bytes + PAGE_BYTES <= block_bytes, "the caller bounds packed records");
-        let align = |fill: usize| if shape.paged { fill.next_multiple_of(PAGE_BYTES) } else { fill };
-        if let Some(full) = self.tail.take_if(|t| align(t.fill) + shape.extent_bytes > block_bytes) {
-            let Taken { vbn, physical, .. } = full.block;
-            let fill_bytes = full.fill as u32;
-            let lsn = self.log.append(&Entry::BlockSeal { vbn, fill_bytes });
-            logged.push(Logged { request, lsn, effect: Effect::Seal { physical } });
-        }
-        if self.tail.is_none() {
-            match self.core.space.take(false) {
-                Some(block) => self.start_block(block),
-                None => {
-                    self.want_block = true;
-                    return Err(Box::new(record));
-                }
-            }
-        }
-        let tail = self.tail.as_mut().expect("there is one since the line above");
-        let at = align(tail.fill);
-        let place = Place::new(tail.block.vbn, at as u32);
-        let kind = record.kind.slot().unwrap_or(SlotKind::Named);
-        let location = Location {
-            hash: record.hash,
-            kind,
-            check: SizeCheck::of(record.logical_bytes),
-            place,
-            extent_bytes: shape.extent_bytes as u32,
-        };
-        let lsn = self.log.append(&match tombstone_of {
-            None => Entry::Put(location),
-            Some(from) => Entry::Delete { hash: record.hash, kind, from },
-        });
-        let head = RecordHead {
-            kind: record.kind,
-            key: record.key,
-            logical_bytes: record.logical_bytes,
-            stored_bytes: record.payload.len() as u32,
-            epoch: self.core.epoch,
-            lsn,
-            crcs: record.crcs,
-        };
-        let offset = self.core.layout.block_offset(tail.block.physical);
-        let first_byte = tail.fill / PAGE_BYTES * PAGE_BYTES;
-        if segments.last().is_none_or(|s| s.offset != offset) {
-            segments.push(Segment { offset, first_byte, front: tail.page.clone(), records: Vec::new(), end: tail.fill });
-        }
-        tail.fill = at + shape.extent_bytes;
-        self.core.space.pending(tail.block.physical, 1);
-        let segment = segments.last_mut().expect("pushed above");
-        segment.end = tail.fill;
-        segment.records.push((at, place, head, record.payload));
-        Ok((location, lsn))
-    }
-
-    /// Writes records and log pages at once, and flushes them in group mode.
-    async fn write_batch(&mut self, segments: Vec<Segment>, flush: bool) -> Result<(), PutError> {
-        let core = self.core.clone();
-        let mut writes = Vec::new();
-        for segment in segments {
-            let mut buf = AlignedBuf::take(segment.end.next_multiple_of(PAGE_BYTES) - segment.first_byte);
-            let front = segment.front.len();
-            buf[..front].copy_from_slice(&segment.front);
-            let mut filled = front;
-            for (at, place, head, payload) in &segment.records {
-                let at = at - segment.first_byte;
-                let shape = head.shape();
-                let record = at + shape.extent_bytes;
-                buf[filled..record].fill_slack(at - filled, &shape);
-                head.encode(&core.mask, *place, &mut buf[at..at + shape.head_bytes]);
-                buf[at + shape.payload_offset..at + shape.payload_offset + payload.len()].copy_from_slice(payload);
-                filled = record;
-            }
-            buf[filled..].fill(0);
-            if let Some(tail) = self.tail.as_mut().filter(|t| core.layout.block_offset(t.block.physical) == segment.offset) {
-                let open = tail.fill % PAGE_BYTES;
-                let start = filled - open;
-                tail.page = buf[start..filled].to_vec();
-            }
-            writes.push(core.write(segment.offset + segment.first_byte as u64, buf, "records"));
-        }
-        let mut log_writes = Vec::new();
-        if let Some(DirtyPages { first_page, bytes }) = self.log.take_dirty() {
-            let pages = (bytes.len() / PAGE_BYTES) as u64;
-            if first_page + pages > core.log_tail.load(Ordering::Acquire) + core.layout.log_pages {
-                return Err(core.poison.set(format!("log page {} would overwrite one that recovery needs", first_page + pages - 1)));
-            }
-            let before_wrap = (core.layout.log_pages - first_page % core.layout.log_pages).min(pages) as usize * PAGE_BYTES;
-            let (front, back) = bytes.split_at(before_wrap);
-            for (page, run) in [(first_page, front), (first_page + (before_wrap / PAGE_BYTES) as u64, back)] {
-                if !run.is_empty() {
-                    let mut buf = AlignedBuf::take(run.len());
-                    buf[..run.len()].copy_from_slice(run);
-                    log_writes.push(core.write(core.layout.log_page_offset(page), buf, "log"));
-                }
-            }
-            core.log_head.store(self.log.end().page, Ordering::Release);
-        }
-        let (records, log) = join(join_all(writes), join_all(log_writes)).await;
-        for result in records.into_iter().chain(log) {
-            result?;
-        }
-        if flush && core.options.durability == Durability::Group {
-            core.flush_device().await?;
-            self.close_pages();
-        }
-        Ok(())
-    }
-
-    /// Makes the batch visible, in LSN order. Says how many bytes became unflushed.
-    fn publish(&mut self, logged: &[Logged], requests: &mut [Queued], end: Lsn) -> u64 {
-        let core = self.core.clone();
-        let mut bytes = 0;
-        for Logged { request, lsn, effect } in logged {
-            let lsn = *lsn;
-            let stamp = core.clock.stamp();
-            // Marks and seals cost a flush nothing: they count only with what comes with them.
-            let (applied, place) = match effect {
-                Effect::Put { location, accept_bytes } => {
-                    let placed = core.table.put(location, lsn, stamp);
-                    core.table.release(&location.hash);
-                    self.settle(location);
-                    count(&core.counters.accepted_bytes, *accept_bytes);
-                    if core.clock.accept(*accept_bytes) {
-                        core.space.wake();
-                    }
-                    bytes += u64::from(location.extent_bytes) + 32;
-                    (placed != Placed::Full, location.place)
-                }
-                Effect::Move { to, from } => {
-                    let applied = core.table.relocate(&to.hash, *from, to.place, lsn);
-                    self.settle(to);
-                    bytes += u64::from(to.extent_bytes) + 64;
-                    (applied, to.place)
-                }
-                Effect::Delete { hash, from, record } => {
-                    let applied = core.table.remove(core.table.address(hash), *from, Some(lsn));
-                    if let Some(physical) = record.and_then(|p| core.layout.physical(p.vbn)) {
-                        core.space.settled(physical, 1, 0);
-                    }
-                    bytes += 96;
-                    (applied, *from)
-                }
-                Effect::Open { physical, vbn } => {
-                    core.census.set_tenant(*physical, *vbn);
-                    core.space.opened(*physical, *vbn, lsn);
-                    bytes += 32;
-                    (true, Place::default())
-                }
-                Effect::Seal { physical } => {
-                    core.space.sealed(*physical);
-                    bytes += 32;
-                    (true, Place::default())
-                }
-                Effect::Retire { physical, vbn } => {
-                    debug_assert!(core.census.is_live(*vbn));
-                    core.census.set_tenant(*physical, Vbn::NONE);
-                    core.space.retired(*physical, lsn);
-                    bytes += 32;
-                    (true, Place::default())
-                }
-            };
-            if let Some(request) = requests.get_mut(*request)
-                && !matches!(effect, Effect::Seal { .. })
-            {
-                request.outcomes.push(Outcome { lsn, applied, place });
-            }
-        }
-        core.published.store(end.0, Ordering::Release);
-        if let Some(last) = logged.last() {
-            core.changed.store(last.lsn.0, Ordering::Release);
-        }
-        bytes
-    }
-
-    fn settle(&self, location: &Location) {
-        if let Some(physical) = self.core.layout.physical(location.place.vbn) {
-            let end = location.place.offset_bytes() + u64::from(location.extent_bytes);
-            self.core.space.settled(physical, 1, u32::try_from(end).unwrap_or(u32::MAX));
-        }
-    }
 }
 
 /// The result of the flush in flight; never, where there is none.
@@ -740,19 +437,5 @@ async fn flush_result(flushing: &mut Option<Flushing>) -> Result<(), PutError> {
     match flushing {
         Some(f) => (&mut f.done).await.unwrap_or_else(|_| Err(PutError::Unavailable("store is closed".into()))),
         None => std::future::pending().await,
-    }
-}
-
-/// Zeros what a record does not fill itself.
-trait FillSlack {
-    fn fill_slack(&mut self, gap: usize, shape: &RecordShape);
-}
-
-impl FillSlack for [u8] {
-    fn fill_slack(&mut self, gap: usize, shape: &RecordShape) {
-        self[..gap].fill(0);
-        let record = &mut self[gap..];
-        record[shape.head_bytes..shape.payload_offset].fill(0);
-        record[shape.payload_offset + shape.payload_bytes..].fill(0);
     }
 }

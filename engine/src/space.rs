@@ -54,6 +54,8 @@ struct Inner {
     rows: Vec<Row>,
     free: VecDeque<u32>,
     ready: VecDeque<u32>,
+    /// Blocks whose header is being written.
+    starting: u64,
     /// Blocks that wait for their log entry to be flushed.
     opening: Vec<(u32, Lsn)>,
     retired: Vec<(u32, Lsn)>,
@@ -81,7 +83,7 @@ impl Space {
         let rows = vec![Row { vbn: Vbn::NONE, state: State::Free, fill_bytes: 0, pending: 0 }; layout.block_count as usize];
         let free = (0..layout.block_count).collect();
         Self {
-            inner: Mutex::new(Inner { rows, free, ready: VecDeque::new(), opening: Vec::new(), retired: Vec::new() }),
+            inner: Mutex::new(Inner { rows, free, ready: VecDeque::new(), starting: 0, opening: Vec::new(), retired: Vec::new() }),
             room: Notify::new(),
             opening: Notify::new(),
             reclaim: Notify::new(),
@@ -135,7 +137,7 @@ impl Space {
     /// A free block that should be opened now, with its next tenant; it is `Opening` from here on.
     pub(crate) fn start_opening(&self) -> Option<(u32, Vbn)> {
         let mut inner = self.inner.lock();
-        if (inner.ready.len() + inner.opening.len()) as u64 >= self.ahead_blocks + CARRY_BLOCKS {
+        if (inner.ready.len() + inner.opening.len()) as u64 + inner.starting >= self.ahead_blocks + CARRY_BLOCKS {
             return None;
         }
         while let Some(physical) = inner.free.pop_front() {
@@ -145,6 +147,7 @@ impl Space {
                 // Until BlockOpen is published an image must not see the last tenant as alive.
                 row.state = State::Opening;
                 row.fill_bytes = 0;
+                inner.starting += 1;
                 return Some((physical, vbn));
             }
         }
@@ -156,6 +159,7 @@ impl Space {
         if let Some(row) = inner.rows.get_mut(physical as usize) {
             *row = Row { vbn, state: State::Opening, fill_bytes: crate::device::PAGE_BYTES as u32, pending: 0 };
             inner.opening.push((physical, lsn));
+            inner.starting = inner.starting.saturating_sub(1);
         }
     }
     /// BlockRetire was published.
@@ -272,6 +276,6 @@ impl Inner {
         Some(Taken { vbn: row.vbn, physical, fill_bytes: row.fill_bytes })
     }
     fn spare(&self) -> u64 {
-        (self.free.len() + self.ready.len() + self.opening.len() + self.retired.len()) as u64
+        (self.free.len() + self.ready.len() + self.opening.len() + self.retired.len()) as u64 + self.starting
     }
 }

@@ -5,18 +5,18 @@
 //! tasks of its own). Large uploads together hold at most half of the capacity, unless there is only one.
 
 mod flight;
+mod paged;
+mod parts;
 
 use crate::{
     cache::Piece,
     core::Core,
-    device::{AlignedBuf, PAGE_BYTES},
     engine::PutOutcome,
     error::PutError,
     format::{
         crc::ChunkCrcs,
-        log::Location,
-        record::{Manifest, PACKED_BYTES_MAX, RecordHead, RecordKey, RecordKind, RecordShape},
-        types::{KeyHash, Lsn, Place, SizeCheck, SlotKind},
+        record::{PACKED_BYTES_MAX, RecordHead, RecordKey, RecordKind},
+        types::SlotKind,
     },
     key::Key,
     map::table::Found,
@@ -28,9 +28,11 @@ use crate::{
 use bytes::Bytes;
 use flight::Turn;
 pub(crate) use flight::{Flights, Lead};
+use paged::{Accept, GATHERED_BYTES_MAX, Paged, PagedTail, write_paged};
 use parking_lot::Mutex;
+use parts::Parts;
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -38,7 +40,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
@@ -49,12 +51,8 @@ pub(crate) const WHOLE_BYTES_MAX: u64 = PIECE_BYTES as u64;
 const PART_GRANULE_BYTES: u64 = 256 << 10;
 /// Largest part: a part is gathered in memory before it is written.
 const PART_BYTES_MAX: u64 = 8 << 20;
-/// Parts of one upload that are being written at once.
-const PARTS_IN_FLIGHT_MAX: usize = 2;
 /// Longest wait for other uploads to end, or for a block.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Bytes of paged records that uploads gather and write at once, all together.
-const GATHERED_BYTES_MAX: usize = 128 << 20;
 /// Large objects whose parts are still to be touched.
 pub(crate) const TOUCHED_MAX: usize = 4096;
 
@@ -76,18 +74,6 @@ pub(crate) struct Uploads {
 struct Running {
     ids: HashSet<[u8; 16]>,
     declared_bytes: u64,
-}
-
-struct PagedTail {
-    block: Taken,
-    fill: u64,
-}
-
-/// A place for a paged record.
-struct Allocation {
-    place: Place,
-    physical: u32,
-    lsn: Lsn,
 }
 
 impl Uploads {
@@ -166,144 +152,6 @@ impl Core {
             }
         }
     }
-
-    async fn allocate(&self, extent_bytes: u64) -> Result<Allocation, PutError> {
-        // A queue, first come first served: the lock is held while a block is awaited, so that nobody overtakes.
-        let mut tail = self.uploads.paged.lock().await;
-        if let Some(full) = tail.take_if(|t| t.fill + extent_bytes > self.layout.block_bytes) {
-            let Taken { vbn, physical, .. } = full.block;
-            let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
-            let (reply, _) = oneshot::channel();
-            let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
-            self.control.send(Control::Changes(seal)).await.map_err(|_| PutError::Unavailable("store is closed".into()))?;
-        }
-        if tail.is_none() {
-            let block = self.take_block(false).await?;
-            *tail = Some(PagedTail { block, fill: u64::from(block.fill_bytes).next_multiple_of(PAGE_BYTES as u64) });
-        }
-        let Some(tail) = tail.as_mut() else { return Err(PutError::Unavailable("no block".into())) };
-        let offset = u32::try_from(tail.fill).map_err(|_| PutError::Unavailable("block is larger than an offset".into()))?;
-        tail.fill += extent_bytes;
-        self.space.pending(tail.block.physical, 1);
-        Ok(Allocation { place: Place::new(tail.block.vbn, offset), physical: tail.block.physical, lsn: self.published() })
-    }
-}
-
-/// A paged record that is being gathered: room for the head, then the payload.
-struct Paged {
-    buf: AlignedBuf,
-    payload_offset: usize,
-    payload_bytes: usize,
-    filled: usize,
-    crcs: ChunkCrcs,
-    permit: OwnedSemaphorePermit,
-}
-
-impl Paged {
-    /// Waits while the records that are being gathered take all the memory that they may.
-    async fn new(core: &Core, kind: RecordKind, payload_bytes: usize) -> Result<Self, PutError> {
-        // A part may be short enough to be packed by its length; here it is paged all the same.
-        let shape = RecordShape::of(kind, payload_bytes);
-        let bytes = u32::try_from(shape.extent_bytes.min(GATHERED_BYTES_MAX)).unwrap_or(u32::MAX);
-        let permit = match tokio::time::timeout(ROOM_WAIT_MAX, core.uploads.gathered.clone().acquire_many_owned(bytes)).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) => return Err(PutError::Unavailable("store is closed".into())),
-            Err(_) => {
-                return Err(PutError::NoRoom(format!("other uploads held all buffers for {} s", ROOM_WAIT_MAX.as_secs())));
-            }
-        };
-        Ok(Self {
-            buf: AlignedBuf::take(shape.extent_bytes),
-            payload_offset: shape.payload_offset,
-            payload_bytes,
-            filled: 0,
-            crcs: ChunkCrcs::default(),
-            permit,
-        })
-    }
-    fn room(&self) -> usize {
-        self.payload_bytes - self.filled
-    }
-    fn push(&mut self, data: &[u8]) {
-        let at = self.payload_offset + self.filled;
-        self.buf[at..at + data.len()].copy_from_slice(data);
-        self.crcs.update(data);
-        self.filled += data.len();
-    }
-}
-
-/// Writes a paged record and logs it. Runs to its end once started.
-async fn write_paged(
-    core: Arc<Core>,
-    paged: Paged,
-    key: RecordKey,
-    kind: RecordKind,
-    accept: Accept,
-) -> Result<(Place, Location), PutError> {
-    let hash = core.hash(&key);
-    core.reserve_slot(&hash).await?;
-    let Paged { mut buf, payload_bytes, crcs, permit: _permit, .. } = paged;
-    let shape = RecordShape::of(kind, payload_bytes);
-    let allocation = match core.allocate(shape.extent_bytes.next_multiple_of(PAGE_BYTES) as u64).await {
-        Ok(a) => a,
-        Err(e) => {
-            core.table.release(&hash);
-            return Err(e);
-        }
-    };
-    let head = RecordHead {
-        kind,
-        key,
-        logical_bytes: payload_bytes as u64,
-        stored_bytes: payload_bytes as u32,
-        epoch: core.epoch,
-        lsn: allocation.lsn,
-        crcs: crcs.finish(),
-    };
-    let (head_part, _) = buf.split_at_mut(shape.payload_offset);
-    head_part.fill(0);
-    head.encode(&core.mask, allocation.place, head_part);
-    buf[shape.payload_offset + payload_bytes..].fill(0);
-    let offset = core.device_offset(allocation.place).ok_or_else(|| PutError::Unavailable("place outside the device".into()))?;
-    let buf = core.write(offset, buf, "record").await?;
-    let kind = kind.slot().unwrap_or(SlotKind::Content);
-    let location = Location {
-        hash,
-        kind,
-        check: SizeCheck::of(payload_bytes as u64),
-        place: allocation.place,
-        extent_bytes: shape.extent_bytes as u32,
-    };
-    let accept_bytes = match accept {
-        Accept::Now => u64::from(location.extent_bytes),
-        Accept::IfOverReserve(unaccepted) => {
-            let before = core.uploads.unaccepted_bytes.fetch_add(u64::from(location.extent_bytes), Ordering::Relaxed);
-            if before + u64::from(location.extent_bytes) > core.space.upload_reserve_bytes() {
-                core.uploads.unaccepted_bytes.fetch_sub(u64::from(location.extent_bytes), Ordering::Relaxed);
-                u64::from(location.extent_bytes)
-            } else {
-                unaccepted.fetch_add(u64::from(location.extent_bytes), Ordering::Relaxed);
-                0
-            }
-        }
-    };
-    let outcomes = core.submit(vec![Change::Written { location, accept_bytes }], 1).await?;
-    if outcomes.iter().any(|o| !o.applied) {
-        return Err(PutError::NoRoom("no slot of the table could be made for the record".into()));
-    }
-    debug_assert_eq!(core.layout.physical(allocation.place.vbn), Some(allocation.physical));
-    if payload_bytes <= PIECE_BYTES {
-        let data = Bytes::from_owner(buf).slice(shape.payload_offset..shape.payload_offset + payload_bytes);
-        core.cache.put(allocation.place, 0, Piece { head: head.into(), data });
-    }
-    Ok((allocation.place, location))
-}
-
-/// When the bytes of a record count as accepted.
-enum Accept {
-    Now,
-    /// When the object is published, as long as the reserve lasts; the bytes are added here then.
-    IfOverReserve(Arc<AtomicU64>),
 }
 
 /// Puts a packed record and keeps it in the cache.
@@ -447,21 +295,6 @@ enum Body {
     Parts(Box<Parts>),
 }
 
-struct Parts {
-    core: Arc<Core>,
-    object: Key,
-    id: [u8; 16],
-    size_bytes: u64,
-    part_bytes: u64,
-    open: Option<Paged>,
-    started: u64,
-    stored_bytes: Vec<u32>,
-    in_flight: VecDeque<JoinHandle<Result<(Place, Location), PutError>>>,
-    written: Vec<(Place, KeyHash)>,
-    unaccepted: Arc<AtomicU64>,
-    published: bool,
-}
-
 impl Upload {
     pub(crate) async fn begin(core: &Arc<Core>, key: Key, size_bytes: u64, lead: Lead) -> Result<Self, PutError> {
         let body = if size_bytes <= PACKED_BYTES_MAX as u64 {
@@ -521,142 +354,4 @@ impl Upload {
 
 async fn joined<T>(task: JoinHandle<Result<T, PutError>>) -> Result<T, PutError> {
     task.await.unwrap_or_else(|e| Err(PutError::Unavailable(format!("write task ended: {e}"))))
-}
-
-impl Parts {
-    /// Waits until the upload may hold its bytes.
-    async fn begin(core: &Arc<Core>, object: Key, size_bytes: u64) -> Result<Self, PutError> {
-        let limit_bytes = core.object_bytes_max();
-        if size_bytes > limit_bytes {
-            return Err(PutError::TooLarge { size_bytes, limit_bytes });
-        }
-        let number = core.uploads.next_id.fetch_add(1, Ordering::Relaxed);
-        // Unique without chance: no other opening has this epoch, and no other upload of this one the number.
-        let mut id = [0; 16];
-        id[..4].copy_from_slice(&core.epoch.0.to_le_bytes());
-        id[4..12].copy_from_slice(&number.to_le_bytes());
-        let start = Instant::now();
-        let half = core.space.capacity_bytes() / 2;
-        loop {
-            let ended = core.uploads.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            {
-                let mut running = core.uploads.running.lock();
-                if running.ids.is_empty() || running.declared_bytes + size_bytes <= half {
-                    running.ids.insert(id);
-                    running.declared_bytes += size_bytes;
-                    break;
-                }
-            }
-            if start.elapsed().is_zero() {
-                count(&core.counters.uploads_waited, 1);
-            }
-            if tokio::time::timeout_at(start + ROOM_WAIT_MAX, ended).await.is_err() {
-                return Err(PutError::NoRoom(format!(
-                    "running uploads hold half of the capacity, and none ended in {} s",
-                    ROOM_WAIT_MAX.as_secs()
-                )));
-            }
-        }
-        Ok(Self {
-            core: core.clone(),
-            object,
-            id,
-            size_bytes,
-            part_bytes: core.part_bytes(size_bytes),
-            open: None,
-            started: 0,
-            stored_bytes: Vec::new(),
-            in_flight: VecDeque::new(),
-            written: Vec::new(),
-            unaccepted: Arc::default(),
-            published: false,
-        })
-    }
-    async fn write(&mut self, mut data: &[u8]) -> Result<(), PutError> {
-        while !data.is_empty() {
-            if self.open.is_none() {
-                let left = self.size_bytes - self.started * self.part_bytes;
-                let bytes = usize::try_from(left.min(self.part_bytes)).map_err(|_| PutError::Unavailable("part is too large".into()))?;
-                self.open = Some(Paged::new(&self.core, RecordKind::Part, bytes).await?);
-            }
-            let Some(open) = self.open.as_mut() else { break };
-            let (now, rest) = data.split_at(data.len().min(open.room()));
-            open.push(now);
-            data = rest;
-            if open.room() == 0 {
-                while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
-                    self.settle_one().await?;
-                }
-                self.start_part();
-            }
-        }
-        Ok(())
-    }
-    fn start_part(&mut self) {
-        let Some(paged) = self.open.take() else { return };
-        let key = RecordKey::Part { upload_id: self.id, index: self.started, object: self.object };
-        self.started += 1;
-        self.stored_bytes.push(paged.payload_bytes as u32);
-        let accept = Accept::IfOverReserve(self.unaccepted.clone());
-        self.in_flight.push_back(tokio::spawn(write_paged(self.core.clone(), paged, key, RecordKind::Part, accept)));
-    }
-    /// Waits for the oldest part in flight. Its handle stays in the queue until it is done: a cancelled wait forgets nothing.
-    async fn settle_one(&mut self) -> Result<(), PutError> {
-        let Some(task) = self.in_flight.front_mut() else { return Ok(()) };
-        let result = task.await.unwrap_or_else(|e| Err(PutError::Unavailable(format!("write task ended: {e}"))));
-        self.in_flight.pop_front();
-        let (place, location) = result?;
-        self.written.push((place, location.hash));
-        Ok(())
-    }
-    async fn finish(mut self: Box<Self>, lead: &Lead) -> Result<(), PutError> {
-        while !self.in_flight.is_empty() {
-            self.settle_one().await?;
-            lead.progress();
-        }
-        let manifest = Manifest { upload_id: self.id, part_bytes: self.part_bytes, stored_bytes: std::mem::take(&mut self.stored_bytes) };
-        let accept_bytes = self.unaccepted.load(Ordering::Relaxed);
-        let payload = Bytes::from(manifest.encode());
-        put_packed(&self.core, RecordKey::Object(self.object), RecordKind::Manifest, self.size_bytes, payload, accept_bytes).await?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        let core = self.core.clone();
-        let (id, size_bytes, unaccepted) = (self.id, self.size_bytes, self.unaccepted.clone());
-        let in_flight = std::mem::take(&mut self.in_flight);
-        let written = std::mem::take(&mut self.written);
-        let published = self.published;
-        let end = move |core: &Core| {
-            core.uploads.unaccepted_bytes.fetch_sub(unaccepted.load(Ordering::Relaxed), Ordering::Relaxed);
-            let mut running = core.uploads.running.lock();
-            running.ids.remove(&id);
-            running.declared_bytes -= size_bytes;
-            drop(running);
-            core.uploads.ended.notify_waiters();
-            core.space.wake();
-        };
-        if published {
-            return end(&core);
-        }
-        count(&core.counters.uploads_aborted, 1);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return end(&core) };
-        runtime.spawn(async move {
-            let mut gone = written;
-            for task in in_flight {
-                if let Ok(Ok((place, location))) = task.await {
-                    gone.push((place, location.hash));
-                }
-            }
-            for (place, hash) in gone {
-                core.table.remove(core.table.address(&hash), place, None);
-            }
-            end(&core);
-        });
-    }
 }

@@ -12,6 +12,16 @@ use crate::{
     map::hasher::KeyHasher,
 };
 
+/// Whether such a record, of any length, is on the device before its entry has an LSN. It cannot be mistaken for one of a lost
+/// run: a part's key names its upload, and content's key says its bytes.
+fn written_before_its_entry(head: &RecordHead) -> bool {
+    match head.kind {
+        RecordKind::Part => true,
+        RecordKind::Content => head.shape().paged,
+        RecordKind::Named | RecordKind::Manifest | RecordKind::Tombstone => false,
+    }
+}
+
 /// Reads and checks records of one store.
 pub(crate) struct Verifier<'a> {
     pub(crate) device: &'a dyn Device,
@@ -49,8 +59,7 @@ impl Verifier<'_> {
         let payload = bytes.get(shape.payload_offset..shape.payload_offset + shape.payload_bytes)?;
         let right = self.hasher.hash(&head.key) == location.hash
             && head.kind.slot() == Some(location.kind)
-            // A paged content record is written before it has an LSN; it cannot be mistaken, since its key says its bytes.
-            && exact.is_none_or(|at| (shape.paged && head.kind != RecordKind::Named) || (head.epoch, head.lsn) == at)
+            && exact.is_none_or(|at| written_before_its_entry(&head) || (head.epoch, head.lsn) == at)
             && head.verify(0, payload);
         let manifest = (head.kind == RecordKind::Manifest).then(|| Manifest::decode(payload, head.logical_bytes));
         match (right, manifest) {

@@ -1,0 +1,181 @@
+//! Paged records: gathered in memory, written at a place of their own, and only then logged.
+
+use super::ROOM_WAIT_MAX;
+use crate::{
+    cache::Piece,
+    core::Core,
+    device::{AlignedBuf, PAGE_BYTES},
+    error::PutError,
+    format::{
+        crc::ChunkCrcs,
+        log::Location,
+        record::{RecordHead, RecordKey, RecordKind, RecordShape},
+        types::{Lsn, Place, SizeCheck, SlotKind},
+    },
+    read::PIECE_BYTES,
+    sequencer::{Change, Control, Request},
+    space::Taken,
+};
+use bytes::Bytes;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// Bytes of paged records that uploads gather and write at once, all together.
+pub(super) const GATHERED_BYTES_MAX: usize = 128 << 20;
+
+/// The block that paged records go to.
+pub(super) struct PagedTail {
+    block: Taken,
+    fill: u64,
+}
+
+/// A place for a paged record.
+struct Allocation {
+    place: Place,
+    physical: u32,
+    lsn: Lsn,
+}
+
+impl Core {
+    async fn allocate(&self, extent_bytes: u64) -> Result<Allocation, PutError> {
+        // A queue, first come first served: the lock is held while a block is awaited, so that nobody overtakes.
+        let mut tail = self.uploads.paged.lock().await;
+        if let Some(full) = tail.take_if(|t| t.fill + extent_bytes > self.layout.block_bytes) {
+            let Taken { vbn, physical, .. } = full.block;
+            let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
+            let (reply, _) = oneshot::channel();
+            let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
+            self.control.send(Control::Changes(seal)).await.map_err(|_| PutError::Unavailable("store is closed".into()))?;
+        }
+        if tail.is_none() {
+            let block = self.take_block(false).await?;
+            *tail = Some(PagedTail { block, fill: u64::from(block.fill_bytes).next_multiple_of(PAGE_BYTES as u64) });
+        }
+        let Some(tail) = tail.as_mut() else { return Err(PutError::Unavailable("no block".into())) };
+        let offset = u32::try_from(tail.fill).map_err(|_| PutError::Unavailable("block is larger than an offset".into()))?;
+        tail.fill += extent_bytes;
+        self.space.pending(tail.block.physical, 1);
+        Ok(Allocation { place: Place::new(tail.block.vbn, offset), physical: tail.block.physical, lsn: self.published() })
+    }
+}
+
+/// A paged record that is being gathered: room for the head, then the payload.
+pub(super) struct Paged {
+    buf: AlignedBuf,
+    payload_offset: usize,
+    pub(super) payload_bytes: usize,
+    filled: usize,
+    crcs: ChunkCrcs,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Paged {
+    /// Waits while the records that are being gathered take all the memory that they may.
+    pub(super) async fn new(core: &Core, kind: RecordKind, payload_bytes: usize) -> Result<Self, PutError> {
+        // A part may be short enough to be packed by its length; here it is paged all the same.
+        let shape = RecordShape::of(kind, payload_bytes);
+        let bytes = u32::try_from(shape.extent_bytes.min(GATHERED_BYTES_MAX)).unwrap_or(u32::MAX);
+        let permit = match tokio::time::timeout(ROOM_WAIT_MAX, core.uploads.gathered.clone().acquire_many_owned(bytes)).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(PutError::Unavailable("store is closed".into())),
+            Err(_) => {
+                return Err(PutError::NoRoom(format!("other uploads held all buffers for {} s", ROOM_WAIT_MAX.as_secs())));
+            }
+        };
+        Ok(Self {
+            buf: AlignedBuf::take(shape.extent_bytes),
+            payload_offset: shape.payload_offset,
+            payload_bytes,
+            filled: 0,
+            crcs: ChunkCrcs::default(),
+            permit,
+        })
+    }
+    /// Payload bytes that are still missing.
+    pub(super) fn room(&self) -> usize {
+        self.payload_bytes - self.filled
+    }
+    pub(super) fn push(&mut self, data: &[u8]) {
+        let at = self.payload_offset + self.filled;
+        self.buf[at..at + data.len()].copy_from_slice(data);
+        self.crcs.update(data);
+        self.filled += data.len();
+    }
+}
+
+/// Writes a paged record and logs it. Runs to its end once started.
+pub(super) async fn write_paged(
+    core: Arc<Core>,
+    paged: Paged,
+    key: RecordKey,
+    kind: RecordKind,
+    accept: Accept,
+) -> Result<(Place, Location), PutError> {
+    let hash = core.hash(&key);
+    core.reserve_slot(&hash).await?;
+    let Paged { mut buf, payload_bytes, crcs, permit: _permit, .. } = paged;
+    let shape = RecordShape::of(kind, payload_bytes);
+    let allocation = match core.allocate(shape.extent_bytes.next_multiple_of(PAGE_BYTES) as u64).await {
+        Ok(a) => a,
+        Err(e) => {
+            core.table.release(&hash);
+            return Err(e);
+        }
+    };
+    let head = RecordHead {
+        kind,
+        key,
+        logical_bytes: payload_bytes as u64,
+        stored_bytes: payload_bytes as u32,
+        epoch: core.epoch,
+        lsn: allocation.lsn,
+        crcs: crcs.finish(),
+    };
+    let (head_part, _) = buf.split_at_mut(shape.payload_offset);
+    head_part.fill(0);
+    head.encode(&core.mask, allocation.place, head_part);
+    buf[shape.payload_offset + payload_bytes..].fill(0);
+    let offset = core.device_offset(allocation.place).ok_or_else(|| PutError::Unavailable("place outside the device".into()))?;
+    let buf = core.write(offset, buf, "record").await?;
+    let kind = kind.slot().unwrap_or(SlotKind::Content);
+    let location = Location {
+        hash,
+        kind,
+        check: SizeCheck::of(payload_bytes as u64),
+        place: allocation.place,
+        extent_bytes: shape.extent_bytes as u32,
+    };
+    let accept_bytes = match accept {
+        Accept::Now => u64::from(location.extent_bytes),
+        Accept::IfOverReserve(unaccepted) => {
+            let before = core.uploads.unaccepted_bytes.fetch_add(u64::from(location.extent_bytes), Ordering::Relaxed);
+            if before + u64::from(location.extent_bytes) > core.space.upload_reserve_bytes() {
+                core.uploads.unaccepted_bytes.fetch_sub(u64::from(location.extent_bytes), Ordering::Relaxed);
+                u64::from(location.extent_bytes)
+            } else {
+                unaccepted.fetch_add(u64::from(location.extent_bytes), Ordering::Relaxed);
+                0
+            }
+        }
+    };
+    let outcomes = core.submit(vec![Change::Written { location, accept_bytes }], 1).await?;
+    if outcomes.iter().any(|o| !o.applied) {
+        return Err(PutError::NoRoom("no slot of the table could be made for the record".into()));
+    }
+    debug_assert_eq!(core.layout.physical(allocation.place.vbn), Some(allocation.physical));
+    if payload_bytes <= PIECE_BYTES {
+        let data = Bytes::from_owner(buf).slice(shape.payload_offset..shape.payload_offset + payload_bytes);
+        core.cache.put(allocation.place, 0, Piece { head: head.into(), data });
+    }
+    Ok((allocation.place, location))
+}
+
+/// When the bytes of a record count as accepted.
+pub(super) enum Accept {
+    Now,
+    /// When the object is published, as long as the reserve lasts; the bytes are added here then.
+    IfOverReserve(Arc<AtomicU64>),
+}
