@@ -12,6 +12,7 @@ mod format;
 mod key;
 mod log_writer;
 mod map;
+pub mod offline;
 mod policy;
 mod read;
 mod reclaim;
