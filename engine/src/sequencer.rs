@@ -36,8 +36,8 @@ use tokio::{
 const FLUSH_BYTES: u64 = 128 << 20;
 /// Pages of the log that only marks may take.
 const MARK_PAGES: u64 = 2;
-/// Units of the log that a change takes at most: a Move, and the seal of the block before it.
-const CHANGE_UNITS_MAX: u64 = 3;
+/// Units of the log that a change takes at most: a Move, or a Put and the seals of blocks that an earlier run left nearly full.
+const CHANGE_UNITS_MAX: u64 = 16;
 /// Puts wait for the flush at this many: recovery verifies no more than that.
 const UNFLUSHED_BYTES_MAX: u64 = 240 << 20;
 
