@@ -17,7 +17,7 @@ use crate::{
         image::{BlockRow, BlockTable, UNIT_BYTES, check_unit},
         layout::Layout,
         log::{Entry, Location, PageHead},
-        record::RecordKey,
+        record::{Manifest, RecordKey},
         superblock::{ImageInForce, Superblock},
         types::{Epoch, KeyHash, Lsn, SlotKind, Vbn},
     },
@@ -28,7 +28,11 @@ use crate::{
 };
 use futures::{StreamExt, stream};
 use scan::{Accepted, RawPage, scan};
-use std::{collections::HashSet, io, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
 use verify::{Verified, Verifier};
 
 /// Reads of records, headers and image pieces that are in flight at once.
@@ -276,10 +280,8 @@ impl Opening<'_> {
                 BlockTable { lsn: Lsn(0), tick: 0, rows: rows.collect() }
             }
         };
-        (self.rows, self.rows_lsn, self.tick) = (table.rows, table.lsn, table.tick);
-        for (physical, row) in (0..).zip(&self.rows) {
-            self.census.set_tenant(physical, if row.live { row.vbn } else { Vbn::NONE });
-        }
+        self.tick = table.tick;
+        self.start_from(table);
         let bad = self.load_units(image, None).await;
         if bad.is_empty() {
             return Ok(image);
@@ -287,7 +289,22 @@ impl Opening<'_> {
         self.damaged_units += bad.len() as u64;
         let still_bad = if self.previous_covered { self.load_units(previous, Some(&bad)).await } else { bad.clone() };
         tracing::warn!(damaged = bad.len(), lost = still_bad.len(), "units of the table's image are damaged");
-        Ok(if still_bad.len() < bad.len() { previous } else { image })
+        if still_bad.len() == bad.len() {
+            return Ok(image);
+        }
+        // Replay goes through the time between the two images: with the tenants of the later one, what was moved since would seem dead
+        // before it moves.
+        if let Some(table) = self.read_block_table(previous).await {
+            self.start_from(table);
+        }
+        Ok(previous)
+    }
+
+    fn start_from(&mut self, table: BlockTable) {
+        (self.rows, self.rows_lsn) = (table.rows, table.lsn);
+        for (physical, row) in (0..).zip(&self.rows) {
+            self.census.set_tenant(physical, if row.live { row.vbn } else { Vbn::NONE });
+        }
     }
 
     /// Whether the log reaches back to `previous`. It is released page by page from there on as soon as the image after `image` is
@@ -385,7 +402,7 @@ impl Opening<'_> {
             void_ranges[..behind].iter().rev().take(64).any(|(_, last)| *last >= lsn)
         };
         let mut new_voids = Vec::new();
-        let mut manifests = Vec::new();
+        let mut manifests = HashMap::new();
         let mut unflushed_bytes = 0;
         let unsure: Vec<_> = accepted.entries.iter().filter(|(lsn, ..)| *lsn > accepted.mark && !voided(*lsn)).collect();
         let verifier = Verifier { device: self.device, layout: self.layout, mask: self.mask, hasher: self.hasher };
@@ -404,7 +421,7 @@ impl Opening<'_> {
                     self.read_bytes += read_bytes;
                     unflushed_bytes += u64::from(location.extent_bytes);
                     if let Some(manifest) = manifest {
-                        manifests.push((lsn, location, key, manifest));
+                        manifests.insert(lsn, (key, manifest));
                     }
                 }
                 None => new_voids.push(lsn),
@@ -429,25 +446,35 @@ impl Opening<'_> {
         for ((lsn, _, entry), bytes) in accepted.entries.iter().zip(put_bytes) {
             accepted_bytes += bytes;
             self.tick = (image_tick + accepted_bytes / tick_bytes).max(last_tick.saturating_sub(7));
-            if counts(*lsn) {
-                self.apply(*lsn, entry);
+            if !counts(*lsn) {
+                continue;
             }
+            // All of its parts come before it. It must not replace a whole one first, and be found wanting then.
+            if manifests.get(lsn).is_some_and(|(key, manifest)| !self.whole(key, manifest)) {
+                new_voids.push(*lsn);
+                continue;
+            }
+            self.apply(*lsn, entry);
         }
         self.tick = last_tick;
-        for (lsn, location, key, manifest) in manifests {
-            let RecordKey::Object(object) = key else { continue };
-            let part = |index| self.hasher.hash(&RecordKey::Part { upload_id: manifest.upload_id, index, object });
-            let whole = (0..manifest.stored_bytes.len() as u64).all(|i| self.table.find(&part(i), SlotKind::Part, None).first().is_some());
-            if !whole {
-                self.table.remove(self.table.address(&location.hash), location.place, None);
-                new_voids.push(lsn);
-            }
-        }
         new_voids.sort_unstable();
         (merge(&new_voids), unflushed_bytes)
     }
 
+    /// Whether every part of a large object is there.
+    fn whole(&self, key: &RecordKey, manifest: &Manifest) -> bool {
+        let RecordKey::Object(object) = *key else { return false };
+        (0..manifest.stored_bytes.len() as u64).all(|index| {
+            let part = self.hasher.hash(&RecordKey::Part { upload_id: manifest.upload_id, index, object });
+            self.table.find(&part, SlotKind::Part, None).first().is_some()
+        })
+    }
+
     fn apply(&mut self, lsn: Lsn, entry: &Entry) {
+        if let Entry::Put(Location { place, .. }) | Entry::Move { to: Location { place, .. }, .. } = entry {
+            // What leads into a tenant says that it is there, also where the entry that opened the block is damaged.
+            self.block(lsn, place.vbn, |row| if row.vbn < place.vbn { BlockRow::opened(place.vbn) } else { row });
+        }
         let newer = |table: &Table, hash: &KeyHash| lsn > table.unit_lsn(hash);
         match entry {
             Entry::Put(location) if newer(self.table, &location.hash) => {
@@ -467,7 +494,7 @@ impl Opening<'_> {
                 self.table.remove(self.table.address(hash), *from, Some(lsn));
             }
             Entry::BlockOpen { vbn } => {
-                self.block(lsn, *vbn, |_| BlockRow { vbn: *vbn, live: true, sealed: false, fill_bytes: PAGE_BYTES as u32 })
+                self.block(lsn, *vbn, |_| BlockRow::opened(*vbn));
             }
             Entry::BlockSeal { vbn, fill_bytes } => {
                 self.block(lsn, *vbn, |row| BlockRow {
