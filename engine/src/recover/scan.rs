@@ -82,7 +82,8 @@ pub(crate) fn scan(mask: &CrcMask, pages: &[RawPage<'_>], after: Lsn, mark: Lsn)
         let next = decoded.get(i + 1).and_then(Option::as_ref).map(|n| &n.head);
         let count = next
             .filter(|n| n.epoch >= page.head.epoch && n.first == page.head.first.plus(u64::from(n.units_before)))
-            .map(|n| usize::from(n.units_before));
+            .map(|n| usize::from(n.units_before))
+            .filter(|units| *units <= UNITS_PER_PAGE);
         let mut unit = 0;
         let mut ended = false;
         while unit < count.unwrap_or(UNITS_PER_PAGE) {
