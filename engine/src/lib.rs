@@ -9,6 +9,8 @@ pub mod device;
 mod engine;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod log_writer;
 mod map;

@@ -3,7 +3,7 @@
 //! Always true here: nothing is written before the store is known to be ours and whole; a higher epoch is durable before any other
 //! write; voids are durable before anything is served. Recovering twice gives what recovering once gives.
 
-mod scan;
+pub(crate) mod scan;
 mod verify;
 
 use crate::{

@@ -310,7 +310,7 @@ impl Table {
                 let s = self.read(unit, bucket, slot);
                 if !s.is_empty() {
                     let age = (tick.wrapping_sub(u64::from(s.stamp())) & 7).saturating_add(ticks).min(7);
-                    edit.write(bucket, slot, s.at(s.place(), ((tick + ticks - age) & 7) as u8));
+                    edit.write(bucket, slot, s.at(s.place(), ((tick + ticks).wrapping_sub(age) & 7) as u8));
                 }
             }
         }
