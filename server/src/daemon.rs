@@ -137,14 +137,13 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     say(&format!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
 
     let poison_watch = tokio::spawn(report_poison(engine.clone(), settings.place.clone()));
-    let mut failure = None;
-    tokio::select! {
-        signal = signals.next() => info!(signal = signal.name, running = gate.running(), "draining"),
-        ended = &mut grpc_server => failure = Some(format!("gRPC listener {grpc_addr} failed: {ended:?}")),
-    }
-
+    let (why, failure) = tokio::select! {
+        signal = signals.next() => (signal.name, None),
+        ended = &mut grpc_server => ("failure", Some(format!("gRPC listener {grpc_addr} failed: {ended:?}"))),
+    };
     phase.send_replace(Phase::Draining);
     services.set_serving(false).await;
+    info!(why, running = gate.running(), "draining");
     tokio::spawn(async move {
         let signal = signals.next().await;
         say(&format!("blockstored: stopped at once by a second signal ({})", signal.name));
