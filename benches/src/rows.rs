@@ -400,7 +400,8 @@ impl Session {
     }
 
     fn update_request(&self, blobs: &[SmallBlob]) -> Bytes {
-        let requests = blobs.iter().map(|blob| Request { digest: Some(blob.digest.clone()), data: blob.data.clone(), ..Request::default() });
+        let requests =
+            blobs.iter().map(|blob| Request { digest: Some(blob.digest.clone()), data: blob.data.clone(), ..Request::default() });
         let request = BatchUpdateBlobsRequest {
             instance_name: self.instance.to_string(),
             requests: requests.collect(),

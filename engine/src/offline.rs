@@ -224,7 +224,8 @@ impl OfflineStore {
         for (block, row) in (0u32..).zip(&self.state.rows).filter(|(_, row)| row.live) {
             let mut slots = self.state.table.of_block(row.vbn);
             slots.sort_unstable_by_key(|found| found.place);
-            let mut checks = stream::iter(slots.iter().map(|found| async move { (found.place, self.check(found).await) })).buffered(READS_MAX);
+            let mut checks =
+                stream::iter(slots.iter().map(|found| async move { (found.place, self.check(found).await) })).buffered(READS_MAX);
             while let Some((place, checked)) = checks.next().await {
                 match checked {
                     Ok(payload_bytes) => {
