@@ -91,7 +91,6 @@ pub const MOVE: u8 = 2;
 pub const DELETE: u8 = 4;
 pub const OPEN: u8 = 5;
 pub const RETIRE: u8 = 7;
-pub const VOID: u8 = 8;
 pub const DURABLE: u8 = 9;
 
 /// A unit of the log, as far as it can be told without its checksum.

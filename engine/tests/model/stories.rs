@@ -1,7 +1,7 @@
 //! Histories that broke a promise once, each with what it was.
 
 use super::{
-    ops::{Config, Op, Region, Stop},
+    ops::{Config, Op, Stop},
     world::play,
 };
 use Op::*;
