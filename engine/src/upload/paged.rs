@@ -45,6 +45,7 @@ impl Core {
         let mut tail = self.uploads.paged.lock().await;
         if let Some(full) = tail.take_if(|t| t.fill + extent_bytes > self.layout.block_bytes) {
             let Taken { vbn, physical, .. } = full.block;
+            self.uploads.left_bytes.store(0, Ordering::Relaxed);
             let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
             let (reply, _) = oneshot::channel();
             let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
