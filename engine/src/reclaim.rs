@@ -59,7 +59,7 @@ impl Reclaim {
     /// Reclaims one block if one is needed. False if none is, or none can be.
     pub(crate) async fn step(&mut self) -> Result<bool, PutError> {
         let core = self.core.clone();
-        let short = core.space.short(core.uploads.unaccepted_bytes());
+        let short = core.space.short(core.uploads.held_bytes());
         let for_table = core.table.live() * 100 >= core.table.slots() * LOAD_RECLAIM_PERCENT;
         if !short && !for_table {
             return Ok(false);

@@ -237,7 +237,9 @@ impl Space {
     }
     /// Whether blocks are so short that one must be reclaimed, when uploads hold `upload_bytes` that are not yet accepted.
     pub(crate) fn short(&self, upload_bytes: u64) -> bool {
-        let held = (upload_bytes / self.layout.block_bytes).min(self.reserve_blocks);
+        // They begin and end somewhere in a block.
+        let blocks = if upload_bytes == 0 { 0 } else { upload_bytes.div_ceil(self.layout.block_bytes) + 1 };
+        let held = blocks.min(self.reserve_blocks);
         self.inner.lock().spare() < CARRY_BLOCKS + self.ahead_blocks + self.reserve_blocks - held
     }
     /// Blocks that hold nothing, or will soon.

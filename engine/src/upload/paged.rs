@@ -47,6 +47,7 @@ impl Core {
         while tail.as_ref().is_none_or(|t| t.fill + extent_bytes > self.layout.block_bytes) {
             if let Some(full) = tail.take() {
                 let Taken { vbn, physical, .. } = full.block;
+                self.uploads.left_bytes.store(0, Ordering::Relaxed);
                 let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
                 let (reply, _) = oneshot::channel();
                 let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };

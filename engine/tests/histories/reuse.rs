@@ -52,7 +52,8 @@ fn rot_is_not_laundered_by_reclaim() {
         rotate(&engine, &ledger, 700_000, 40).await;
         assert!(engine.stats().carried_bytes > 0);
         let faults = ledger.faults(&engine, Fate::Durable).await;
-        assert!(faults.iter().all(|f| f.ends_with("lost")) && faults.len() <= 3, "{faults:?}");
+        let lost = faults.iter().filter(|f| f.ends_with("lost")).count();
+        assert!(!faults.iter().any(|f| f.contains("wrong bytes")) && lost == 3, "{faults:?}");
         assert!(engine.stats().damaged_records >= 3, "{:?}", engine.stats());
     });
 }
@@ -76,7 +77,7 @@ fn a_move_logged_behind_a_newer_put_does_not_bring_the_older_version_back() {
             ledger.assert_kept(&engine, Fate::Acknowledged, "live").await;
             ledger.flush(&engine).await.expect("flush");
         });
-        assert!(count_of(&device, MOVE) > 100, "{}", count_of(&device, MOVE));
+        assert!(count_of(&device, MOVE) > 10, "{}", count_of(&device, MOVE));
         for (crash, device) in [("kill", device.snapshot_completed(seed)), ("power cut", device.crash(seed))] {
             run(async {
                 let (engine, _) = open(&device, options()).await;
