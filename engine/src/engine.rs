@@ -21,7 +21,7 @@ use crate::{
     space::Space,
     stats::{Counters, Stats, count},
     superblocks::{self, Superblocks},
-    upload::{self, BeginContent, Lead, TOUCHED_MAX, Upload, Uploads},
+    upload::{self, BeginContent, Lead, Reserved, TOUCHED_MAX, Upload, Uploads},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -400,7 +400,7 @@ impl Engine {
                 crcs: Vec::new(),
                 accept_bytes: 0,
             };
-            let outcomes = core.submit(vec![Change::Tombstone { record, from: found.place }], 1).await?;
+            let outcomes = core.submit(vec![Change::Tombstone { record, from: found.place }], 1, Reserved::none(core)).await?;
             if outcomes.iter().all(|o| o.applied) {
                 return Ok(true);
             }

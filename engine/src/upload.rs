@@ -16,7 +16,7 @@ use crate::{
     format::{
         crc::ChunkCrcs,
         record::{PACKED_BYTES_MAX, RecordHead, RecordKey, RecordKind},
-        types::SlotKind,
+        types::{KeyHash, SlotKind},
     },
     key::Key,
     map::table::Found,
@@ -104,6 +104,33 @@ impl Uploads {
     }
 }
 
+/// Slots kept for records that are on their way to the sequencer; given back when this is dropped.
+pub(crate) struct Reserved<'a> {
+    core: &'a Core,
+    hashes: Vec<KeyHash>,
+}
+
+impl<'a> Reserved<'a> {
+    pub(crate) fn none(core: &'a Core) -> Self {
+        Self { core, hashes: Vec::new() }
+    }
+    /// Keeps one more, waiting for room in the table.
+    async fn add(&mut self, hash: &KeyHash) -> Result<(), PutError> {
+        self.core.reserve_slot(hash).await?;
+        self.hashes.push(*hash);
+        Ok(())
+    }
+    fn handed_over(mut self) {
+        self.hashes.clear();
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.hashes.iter().for_each(|hash| self.core.table.release(hash));
+    }
+}
+
 impl Core {
     /// Largest object that is one record.
     pub(crate) fn whole_bytes_max(&self) -> u64 {
@@ -118,13 +145,16 @@ impl Core {
         wanted.min(PART_BYTES_MAX).min((self.layout.block_bytes / 4).max(PART_GRANULE_BYTES))
     }
 
-    /// Hands changes to the sequencer as puts, which wait when space is short.
-    pub(crate) async fn submit(&self, changes: Vec<Change>, queued_bytes: usize) -> Result<Vec<Outcome>, PutError> {
+    /// Hands changes to the sequencer as puts, which wait when space is short. The slots reserved for them are the sequencer's once
+    /// they are handed over; nothing can be lost between the two, wherever the caller is dropped.
+    pub(crate) async fn submit(&self, changes: Vec<Change>, queued_bytes: usize, slots: Reserved<'_>) -> Result<Vec<Outcome>, PutError> {
         let closed = || PutError::Unavailable("store is closed".into());
         let queued = u32::try_from(queued_bytes.clamp(1, crate::core::QUEUED_BYTES_MAX)).unwrap_or(u32::MAX);
         let permit = self.queued.clone().acquire_many_owned(queued).await.map_err(|_| closed())?;
+        let room = self.puts.reserve().await.map_err(|_| closed())?;
         let (reply, receive) = oneshot::channel();
-        self.puts.send(Request { changes, reply, permit: Some(permit) }).await.map_err(|_| closed())?;
+        slots.handed_over();
+        room.send(Request { changes, reply, permit: Some(permit) });
         receive.await.map_err(|_| closed())?
     }
     /// Hands changes to the sequencer that are never held back.
@@ -170,9 +200,10 @@ async fn put_packed(
     let hash = core.hash(&key);
     let crcs = ChunkCrcs::of(&payload);
     let length = payload.len();
-    core.reserve_slot(&hash).await?;
+    let mut slots = Reserved::none(core);
+    slots.add(&hash).await?;
     let record = PackedRecord { key, hash, kind, logical_bytes, payload: payload.clone(), crcs: crcs.clone(), accept_bytes };
-    let outcome = one(core.submit(vec![Change::Packed(record)], length).await?)?;
+    let outcome = one(core.submit(vec![Change::Packed(record)], length, slots).await?)?;
     remember(core, outcome, key, kind, logical_bytes, payload, crcs);
     Ok(outcome)
 }
@@ -193,6 +224,7 @@ fn remember(core: &Core, outcome: Outcome, key: RecordKey, kind: RecordKind, log
 pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Bytes)>) -> Result<Vec<Result<(), PutError>>, PutError> {
     let mut changes = Vec::with_capacity(items.len());
     let mut known = Vec::with_capacity(items.len());
+    let mut slots = Reserved::none(core);
     let mut bytes = 0;
     for (key, payload) in items {
         let (record_key, kind) = (RecordKey::Object(key), object_kind(&key));
@@ -200,14 +232,7 @@ pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Bytes)>) -> Resu
         let crcs = ChunkCrcs::of(&payload);
         let logical_bytes = payload.len() as u64;
         bytes += payload.len();
-        if let Err(e) = core.reserve_slot(&hash).await {
-            for change in &changes {
-                if let Change::Packed(r) = change {
-                    core.table.release(&r.hash);
-                }
-            }
-            return Err(e);
-        }
+        slots.add(&hash).await?;
         changes.push(Change::Packed(PackedRecord {
             key: record_key,
             hash,
@@ -219,7 +244,7 @@ pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Bytes)>) -> Resu
         }));
         known.push((record_key, kind, logical_bytes, payload, crcs));
     }
-    let outcomes = core.submit(changes, bytes).await?;
+    let outcomes = core.submit(changes, bytes, slots).await?;
     let mut results = Vec::with_capacity(known.len());
     for (outcome, (key, kind, logical_bytes, payload, crcs)) in outcomes.into_iter().zip(known) {
         results.push(one(vec![outcome]).map(|outcome| {
@@ -348,7 +373,17 @@ impl Upload {
                 let task = tokio::spawn(write_paged(core.clone(), *paged, object, RecordKind::Content, Accept::Now));
                 joined(task).await?;
             }
-            Body::Parts(parts) => parts.finish(&lead).await?,
+            // In a task: who drops this future must not have the parts taken away from a manifest that is on its way.
+            Body::Parts(parts) => {
+                joined(tokio::spawn(async move {
+                    parts.finish(&lead).await?;
+                    lead.published();
+                    Ok(())
+                }))
+                .await?;
+                count(&core.counters.puts, 1);
+                return Ok(PutOutcome::Stored);
+            }
         }
         count(&core.counters.puts, 1);
         lead.published();

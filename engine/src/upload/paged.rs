@@ -1,6 +1,6 @@
 //! Paged records: gathered in memory, written at a place of their own, and only then logged.
 
-use super::ROOM_WAIT_MAX;
+use super::{ROOM_WAIT_MAX, Reserved};
 use crate::{
     cache::Piece,
     core::Core,
@@ -117,16 +117,11 @@ pub(super) async fn write_paged(
     accept: Accept,
 ) -> Result<(Place, Location), PutError> {
     let hash = core.hash(&key);
-    core.reserve_slot(&hash).await?;
+    let mut slots = Reserved::none(&core);
+    slots.add(&hash).await?;
     let Paged { mut buf, payload_bytes, crcs, permit: _permit, .. } = paged;
     let shape = RecordShape::of(kind, payload_bytes);
-    let allocation = match core.allocate(shape.extent_bytes.next_multiple_of(PAGE_BYTES) as u64).await {
-        Ok(a) => a,
-        Err(e) => {
-            core.table.release(&hash);
-            return Err(e);
-        }
-    };
+    let allocation = core.allocate(shape.extent_bytes.next_multiple_of(PAGE_BYTES) as u64).await?;
     let head = RecordHead {
         kind,
         key,
@@ -163,7 +158,7 @@ pub(super) async fn write_paged(
             }
         }
     };
-    let outcomes = core.submit(vec![Change::Written { location, accept_bytes }], 1).await?;
+    let outcomes = core.submit(vec![Change::Written { location, accept_bytes }], 1, slots).await?;
     if outcomes.iter().any(|o| !o.applied) {
         return Err(PutError::NoRoom("no slot of the table could be made for the record".into()));
     }

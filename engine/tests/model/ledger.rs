@@ -52,6 +52,8 @@ pub(crate) struct Ledger {
     pub(crate) table_pressure: bool,
     /// More was touched in a window than the bound allows, at some time.
     pub(crate) exceeded: bool,
+    /// Writing is off: a flush may have failed.
+    pub(crate) poisoned: bool,
     /// A read may fail at any time in this run.
     pub(crate) reads_may_fail: bool,
     /// A stop was unclean: what was put after the last image looks as if it had just been put, and the store's own count of breaches
@@ -147,6 +149,10 @@ impl Ledger {
     /// A read gave this value, with no write under way.
     pub(crate) fn observed(&mut self, id: u64, value: Option<u64>, at: u64, group: bool, what: &str) {
         assert!(self.may_read(id, value), "{what}: name {id} has {value:?}: {:?} at {} accepted", self.names.get(&id), self.accepted_bytes);
+        if self.poisoned {
+            // What the last flush should have covered is missing now, and may be there again after a restart.
+            return;
+        }
         let name = self.name(id);
         let first = name.first_possible();
         match name.writes.iter().enumerate().skip(first).rev().find(|(_, w)| w.value == value).map(|(i, _)| i) {

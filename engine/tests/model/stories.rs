@@ -76,3 +76,16 @@ fn a_table_that_one_open_block_fills_has_room_again() {
         play(&config, &[FillTiny { hundreds: 34 }, Flush, Reopen { stop, midway: None, twice: false }, FillTiny { hundreds: 19 }]);
     }
 }
+
+/// A future that finished a large upload was dropped while the manifest was on its way to the log: the parts were taken out of the table
+/// as those of an aborted upload, and then the manifest was published, of an object that could not be read.
+#[test]
+fn an_upload_dropped_while_it_is_published_is_whole_or_absent() {
+    for seed in 0..30 {
+        let mut ops = vec![Op::Checkpoint];
+        for round in 0..6 {
+            ops.push(Mix { ops: vec![Stream { id: 10 * round + 9 }, Put { id: 10 * round + 9 }], cancel: 3, cut: None });
+        }
+        play(&Config { seed, mib: 40, ..CONFIG }, &ops);
+    }
+}

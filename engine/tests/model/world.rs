@@ -147,6 +147,7 @@ impl World {
         self.ledger.capacity_bytes = engine.stats().capacity_bytes;
         self.engine = Some(engine);
         self.poisoned = false;
+        self.ledger.poisoned = false;
         self.limits.breaches = 0;
     }
 
@@ -635,6 +636,7 @@ impl World {
             handle.on_write(0, WriteFault::Fail);
         }
         self.poisoned = true;
+        self.ledger.poisoned = true;
         let at = self.ledger.accepted_bytes;
         let put = self.start(&Op::Put { id });
         self.fold(put.await.expect("no panic"), at, false);
