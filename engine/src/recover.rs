@@ -3,10 +3,11 @@
 //! Always true here: nothing is written before the store is known to be ours and whole; a higher epoch is durable before any other
 //! write; voids are durable before anything is served. Recovering twice gives what recovering once gives.
 
-mod scan;
+pub(crate) mod scan;
 mod verify;
 
 use crate::{
+    clock::tick_bytes,
     device::{AlignedBuf, Device, PAGE_BYTES},
     engine::OpenReport,
     error::OpenError,
@@ -15,18 +16,23 @@ use crate::{
         crc::CrcMask,
         image::{BlockRow, BlockTable, UNIT_BYTES, check_unit},
         layout::Layout,
-        log::{Entry, Location},
-        record::RecordKey,
+        log::{Entry, Location, PageHead},
+        record::{Manifest, RecordKey},
         superblock::{ImageInForce, Superblock},
         types::{Epoch, KeyHash, Lsn, SlotKind, Vbn},
     },
     log_writer::{LogEnd, LogWriter},
     map::{census::Census, hasher::KeyHasher, table::Placed, table::Table},
+    space::Space,
     superblocks,
 };
 use futures::{StreamExt, stream};
 use scan::{Accepted, RawPage, scan};
-use std::{collections::HashSet, io, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
 use verify::{Verified, Verifier};
 
 /// Reads of records, headers and image pieces that are in flight at once.
@@ -73,6 +79,8 @@ pub(crate) struct State {
     pub(crate) tick: u64,
     /// Where the replay of the log started.
     pub(crate) replay: ImageInForce,
+    /// Whether the log still reaches back to the image before the one in force.
+    pub(crate) previous_covered: bool,
     pub(crate) accepted: Accepted,
     /// Entries that nothing durable stands behind and that are not voided yet.
     pub(crate) voids: Vec<(Lsn, Lsn)>,
@@ -109,6 +117,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
         read_bytes: 4 * PAGE_BYTES as u64,
         rows: Vec::new(),
         rows_lsn: Lsn(0),
+        previous_covered: false,
         tick: 0,
         damaged_units: 0,
         damaged_heads: 0,
@@ -123,7 +132,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
     opening.settle_blocks(&heads);
     table.recount();
     opening.free_empty_blocks();
-    let Opening { read_bytes, rows, tick, damaged_units, damaged_heads, .. } = opening;
+    let Opening { previous_covered, read_bytes, rows, tick, damaged_units, damaged_heads, .. } = opening;
     Ok(State {
         superblock,
         layout,
@@ -134,6 +143,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
         rows,
         tick,
         replay,
+        previous_covered,
         accepted,
         voids,
         unflushed_bytes,
@@ -147,7 +157,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
     let state = read_state(&**device).await?;
-    let State { superblock, layout, mask, accepted, voids, replay, table, .. } = state;
+    let State { superblock, layout, mask, accepted, voids, replay, previous_covered, table, .. } = state;
 
     let mut next = superblock.clone();
     next.sequence += 1;
@@ -165,8 +175,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
         damaged_entries: accepted.damaged,
         elapsed: start.elapsed(),
     };
-    let log_tail =
-        if next.previous_image.number > 0 { next.previous_image.replay_page } else { replay.replay_page }.min(replay.replay_page);
+    let log_tail = if previous_covered { next.previous_image.replay_page.min(replay.replay_page) } else { replay.replay_page };
     Ok(Recovered {
         superblock: next,
         layout,
@@ -224,6 +233,8 @@ struct Opening<'a> {
     read_bytes: u64,
     rows: Vec<BlockRow>,
     rows_lsn: Lsn,
+    /// Whether the log still reaches back to the image before the one in force.
+    previous_covered: bool,
     tick: u64,
     damaged_units: u64,
     damaged_heads: u64,
@@ -257,6 +268,7 @@ impl Opening<'_> {
             self.rows = vec![BlockRow::default(); self.layout.block_count as usize];
             return Ok(ImageInForce { replay_page: 1, ..image });
         }
+        self.previous_covered = self.covers(previous, image).await;
         let table = match self.read_block_table(image).await {
             Some(table) => table,
             None => {
@@ -268,22 +280,42 @@ impl Opening<'_> {
                 BlockTable { lsn: Lsn(0), tick: 0, rows: rows.collect() }
             }
         };
-        (self.rows, self.rows_lsn, self.tick) = (table.rows, table.lsn, table.tick);
-        for (physical, row) in (0..).zip(&self.rows) {
-            self.census.set_tenant(physical, if row.live { row.vbn } else { Vbn::NONE });
-        }
+        self.tick = table.tick;
+        self.start_from(table);
         let bad = self.load_units(image, None).await;
         if bad.is_empty() {
             return Ok(image);
         }
         self.damaged_units += bad.len() as u64;
-        let still_bad = if previous.number > 0 && previous.number + 1 == image.number {
-            self.load_units(previous, Some(&bad)).await
-        } else {
-            bad.clone()
-        };
+        let still_bad = if self.previous_covered { self.load_units(previous, Some(&bad)).await } else { bad.clone() };
         tracing::warn!(damaged = bad.len(), lost = still_bad.len(), "units of the table's image are damaged");
-        Ok(if still_bad.len() < bad.len() { previous } else { image })
+        if still_bad.len() == bad.len() {
+            return Ok(image);
+        }
+        // Replay goes through the time between the two images: with the tenants of the later one, what was moved since would seem dead
+        // before it moves.
+        if let Some(table) = self.read_block_table(previous).await {
+            self.start_from(table);
+        }
+        Ok(previous)
+    }
+
+    fn start_from(&mut self, table: BlockTable) {
+        (self.rows, self.rows_lsn) = (table.rows, table.lsn);
+        for (physical, row) in (0..).zip(&self.rows) {
+            self.census.set_tenant(physical, if row.live { row.vbn } else { Vbn::NONE });
+        }
+    }
+
+    /// Whether the log reaches back to `previous`. It is released page by page from there on as soon as the image after `image` is
+    /// begun, which no superblock says; but as long as the first page is there, all behind it are.
+    async fn covers(&mut self, previous: ImageInForce, image: ImageInForce) -> bool {
+        if previous.number == 0 || previous.number + 1 != image.number {
+            return false;
+        }
+        let page = self.read(self.layout.log_page_offset(previous.replay_page), PAGE_BYTES).await;
+        previous.replay_page == image.replay_page
+            || page.is_ok_and(|page| PageHead::decode(self.mask, previous.replay_page, &page).is_some())
     }
 
     async fn read_block_table(&mut self, image: ImageInForce) -> Option<BlockTable> {
@@ -336,7 +368,7 @@ impl Opening<'_> {
             match self.read(offset, n as usize * PAGE_BYTES).await {
                 Ok(buf) => {
                     for (number, bytes) in (next..).zip(buf.chunks_exact(PAGE_BYTES)).take(n as usize) {
-                        let ours = crate::format::log::PageHead::decode(self.mask, number, bytes).is_some();
+                        let ours = PageHead::decode(self.mask, number, bytes).is_some();
                         gap = if ours { 0 } else { gap + 1 };
                         out.push((number, ours.then(|| bytes.to_vec())));
                     }
@@ -345,7 +377,7 @@ impl Opening<'_> {
                 Err(_) => {
                     for number in next..next + n {
                         let page = self.read(self.layout.log_page_offset(number), PAGE_BYTES).await.ok().map(|b| b.to_vec());
-                        let ours = page.as_ref().is_some_and(|b| crate::format::log::PageHead::decode(self.mask, number, b).is_some());
+                        let ours = page.as_ref().is_some_and(|b| PageHead::decode(self.mask, number, b).is_some());
                         gap = if ours { 0 } else { gap + 1 };
                         out.push((number, page.filter(|_| ours)));
                     }
@@ -370,7 +402,7 @@ impl Opening<'_> {
             void_ranges[..behind].iter().rev().take(64).any(|(_, last)| *last >= lsn)
         };
         let mut new_voids = Vec::new();
-        let mut manifests = Vec::new();
+        let mut manifests = HashMap::new();
         let mut unflushed_bytes = 0;
         let unsure: Vec<_> = accepted.entries.iter().filter(|(lsn, ..)| *lsn > accepted.mark && !voided(*lsn)).collect();
         let verifier = Verifier { device: self.device, layout: self.layout, mask: self.mask, hasher: self.hasher };
@@ -389,7 +421,7 @@ impl Opening<'_> {
                     self.read_bytes += read_bytes;
                     unflushed_bytes += u64::from(location.extent_bytes);
                     if let Some(manifest) = manifest {
-                        manifests.push((lsn, location, key, manifest));
+                        manifests.insert(lsn, (key, manifest));
                     }
                 }
                 None => new_voids.push(lsn),
@@ -398,25 +430,51 @@ impl Opening<'_> {
         drop(checks);
         new_voids.extend(unsure.iter().filter(|(.., entry)| matches!(entry, Entry::BlockRetire { .. })).map(|(lsn, ..)| *lsn));
         let failed: HashSet<Lsn> = new_voids.iter().copied().collect();
-        for (lsn, _, entry) in &accepted.entries {
-            if !voided(*lsn) && !failed.contains(lsn) {
-                self.apply(*lsn, entry);
+        let counts = |lsn: Lsn| !voided(lsn) && !failed.contains(&lsn);
+        // The clock goes on as these bytes were accepted; without it all of them would look as new as what is put next.
+        let tick_bytes = tick_bytes(Space::new(self.layout.clone()).capacity_bytes());
+        let fresh = |entry: &Entry, lsn: Lsn| match entry {
+            Entry::Put(location) if lsn > self.table.unit_lsn(&location.hash) => u64::from(location.extent_bytes),
+            _ => 0,
+        };
+        let put_bytes: Vec<u64> =
+            accepted.entries.iter().map(|(lsn, _, entry)| if counts(*lsn) { fresh(entry, *lsn) } else { 0 }).collect();
+        let image_tick = self.tick;
+        let last_tick = image_tick + put_bytes.iter().sum::<u64>() / tick_bytes;
+        self.table.age(image_tick, last_tick - image_tick);
+        let mut accepted_bytes = 0;
+        for ((lsn, _, entry), bytes) in accepted.entries.iter().zip(put_bytes) {
+            accepted_bytes += bytes;
+            self.tick = (image_tick + accepted_bytes / tick_bytes).max(last_tick.saturating_sub(7));
+            if !counts(*lsn) {
+                continue;
             }
-        }
-        for (lsn, location, key, manifest) in manifests {
-            let RecordKey::Object(object) = key else { continue };
-            let part = |index| self.hasher.hash(&RecordKey::Part { upload_id: manifest.upload_id, index, object });
-            let whole = (0..manifest.stored_bytes.len() as u64).all(|i| self.table.find(&part(i), SlotKind::Part, None).first().is_some());
-            if !whole {
-                self.table.remove(self.table.address(&location.hash), location.place, None);
-                new_voids.push(lsn);
+            // All of its parts come before it. It must not replace a whole one first, and be found wanting then.
+            if manifests.get(lsn).is_some_and(|(key, manifest)| !self.whole(key, manifest)) {
+                new_voids.push(*lsn);
+                continue;
             }
+            self.apply(*lsn, entry);
         }
+        self.tick = last_tick;
         new_voids.sort_unstable();
         (merge(&new_voids), unflushed_bytes)
     }
 
+    /// Whether every part of a large object is there.
+    fn whole(&self, key: &RecordKey, manifest: &Manifest) -> bool {
+        let RecordKey::Object(object) = *key else { return false };
+        (0..manifest.stored_bytes.len() as u64).all(|index| {
+            let part = self.hasher.hash(&RecordKey::Part { upload_id: manifest.upload_id, index, object });
+            self.table.find(&part, SlotKind::Part, None).first().is_some()
+        })
+    }
+
     fn apply(&mut self, lsn: Lsn, entry: &Entry) {
+        if let Entry::Put(Location { place, .. }) | Entry::Move { to: Location { place, .. }, .. } = entry {
+            // What leads into a tenant says that it is there, also where the entry that opened the block is damaged.
+            self.block(lsn, place.vbn, |row| if row.vbn < place.vbn { BlockRow::opened(place.vbn) } else { row });
+        }
         let newer = |table: &Table, hash: &KeyHash| lsn > table.unit_lsn(hash);
         match entry {
             Entry::Put(location) if newer(self.table, &location.hash) => {
@@ -436,7 +494,7 @@ impl Opening<'_> {
                 self.table.remove(self.table.address(hash), *from, Some(lsn));
             }
             Entry::BlockOpen { vbn } => {
-                self.block(lsn, *vbn, |_| BlockRow { vbn: *vbn, live: true, sealed: false, fill_bytes: PAGE_BYTES as u32 })
+                self.block(lsn, *vbn, |_| BlockRow::opened(*vbn));
             }
             Entry::BlockSeal { vbn, fill_bytes } => {
                 self.block(lsn, *vbn, |row| BlockRow {

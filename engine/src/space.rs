@@ -220,9 +220,26 @@ impl Space {
         }
         self.wake();
     }
+    /// Takes the ready blocks that an earlier run left partly filled out of use, to be sealed.
+    pub(crate) fn take_partly_filled(&self) -> Vec<Taken> {
+        let mut inner = self.inner.lock();
+        let Inner { rows, ready, .. } = &mut *inner;
+        let mut taken = Vec::new();
+        ready.retain(|physical| {
+            let Some(row) = rows.get_mut(*physical as usize).filter(|r| r.fill_bytes > crate::device::PAGE_BYTES as u32) else {
+                return true;
+            };
+            row.state = State::Active;
+            taken.push(Taken { vbn: row.vbn, physical: *physical, fill_bytes: row.fill_bytes });
+            false
+        });
+        taken
+    }
     /// Whether blocks are so short that one must be reclaimed, when uploads hold `upload_bytes` that are not yet accepted.
     pub(crate) fn short(&self, upload_bytes: u64) -> bool {
-        let held = (upload_bytes / self.layout.block_bytes).min(self.reserve_blocks);
+        // They begin and end somewhere in a block.
+        let blocks = if upload_bytes == 0 { 0 } else { upload_bytes.div_ceil(self.layout.block_bytes) + 1 };
+        let held = blocks.min(self.reserve_blocks);
         self.inner.lock().spare() < CARRY_BLOCKS + self.ahead_blocks + self.reserve_blocks - held
     }
     /// Blocks that hold nothing, or will soon.

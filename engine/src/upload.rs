@@ -66,6 +66,8 @@ pub(crate) struct Uploads {
     next_id: AtomicU64,
     /// Bytes of parts that arrived and neither count as accepted nor were given up.
     unaccepted_bytes: AtomicU64,
+    /// Bytes that aborted uploads left in the block that is still being filled: nobody can reclaim them yet.
+    left_bytes: AtomicU64,
     paged: tokio::sync::Mutex<Option<PagedTail>>,
     gathered: Arc<Semaphore>,
 }
@@ -85,6 +87,7 @@ impl Uploads {
             ended: Notify::new(),
             next_id: AtomicU64::new(0),
             unaccepted_bytes: AtomicU64::new(0),
+            left_bytes: AtomicU64::new(0),
             paged: tokio::sync::Mutex::default(),
             gathered: Arc::new(Semaphore::new(GATHERED_BYTES_MAX)),
         }
@@ -92,8 +95,9 @@ impl Uploads {
     pub(crate) fn is_running(&self, id: &[u8; 16]) -> bool {
         self.running.lock().ids.contains(id)
     }
-    pub(crate) fn unaccepted_bytes(&self) -> u64 {
-        self.unaccepted_bytes.load(Ordering::Relaxed)
+    /// Bytes on the device that no published object accounts for, and that reclaim cannot have.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.unaccepted_bytes.load(Ordering::Relaxed) + self.left_bytes.load(Ordering::Relaxed)
     }
     pub(crate) fn declared_bytes(&self) -> u64 {
         self.running.lock().declared_bytes

@@ -64,6 +64,13 @@ pub(crate) struct BlockRow {
     pub(crate) fill_bytes: u32,
 }
 
+impl BlockRow {
+    /// A block whose tenant has just come.
+    pub(crate) fn opened(vbn: Vbn) -> Self {
+        Self { vbn, live: true, sealed: false, fill_bytes: PAGE_BYTES as u32 }
+    }
+}
+
 /// The block table and what goes with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BlockTable {

@@ -63,7 +63,12 @@ pub(crate) fn scan(mask: &CrcMask, pages: &[RawPage<'_>], after: Lsn, mark: Lsn)
     for (i, slot) in decoded.iter().enumerate() {
         let below_mark = reached < mark;
         let page = slot.as_ref().filter(|p| p.head.epoch >= epoch);
-        let continues = page.is_some_and(|p| expected.is_none_or(|(lsn, units)| p.head.first == lsn && p.head.units_before == units));
+        // Behind damage only what the mark covers is known to be no dead run's. A run that began behind an image does not know
+        // how many units the page before it has, and says 0.
+        let continues = page.is_some_and(|p| match expected {
+            Some((lsn, units)) => p.head.first == lsn && (p.head.units_before == units || p.head.units_before == 0),
+            None => i == 0 || p.head.first <= mark.plus(1),
+        });
         // The first page may begin before the image's mark, and nothing is known of what came before it.
         let page = match page {
             Some(p) if continues && (i > 0 || p.head.first <= after.plus(1)) => p,
@@ -80,9 +85,10 @@ pub(crate) fn scan(mask: &CrcMask, pages: &[RawPage<'_>], after: Lsn, mark: Lsn)
         };
         // How many units it should have: known if the next page follows it.
         let next = decoded.get(i + 1).and_then(Option::as_ref).map(|n| &n.head);
-        let count = next
-            .filter(|n| n.epoch >= page.head.epoch && n.first == page.head.first.plus(u64::from(n.units_before)))
-            .map(|n| usize::from(n.units_before));
+        let count = next.filter(|n| n.epoch >= page.head.epoch).and_then(|n| {
+            let units = usize::try_from(n.first.0.checked_sub(page.head.first.0)?).ok().filter(|units| *units <= UNITS_PER_PAGE)?;
+            (usize::from(n.units_before) == units || n.units_before == 0).then_some(units)
+        });
         let mut unit = 0;
         let mut ended = false;
         while unit < count.unwrap_or(UNITS_PER_PAGE) {

@@ -156,7 +156,11 @@ impl Drop for Parts {
         let written = std::mem::take(&mut self.written);
         let published = self.published;
         let end = move |core: &Core| {
-            core.uploads.unaccepted_bytes.fetch_sub(unaccepted.load(Ordering::Relaxed), Ordering::Relaxed);
+            let bytes = unaccepted.load(Ordering::Relaxed);
+            if !published {
+                core.uploads.left_bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+            core.uploads.unaccepted_bytes.fetch_sub(bytes, Ordering::Relaxed);
             let mut running = core.uploads.running.lock();
             running.ids.remove(&id);
             running.declared_bytes -= size_bytes;

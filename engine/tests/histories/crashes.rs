@@ -106,7 +106,7 @@ fn in_group_mode_whatever_operation_a_crash_interrupts_no_acknowledged_blob_is_l
 }
 
 /// A store so full that everything goes on beside reclaim, and what of it is within the retention bound.
-fn full_store(seed: u64) -> (SimDevice, Ledger) {
+pub fn full_store(seed: u64) -> (SimDevice, Ledger) {
     let device = small_store(seed);
     let ledger = Ledger::default();
     run(async {

@@ -91,7 +91,6 @@ pub const MOVE: u8 = 2;
 pub const DELETE: u8 = 4;
 pub const OPEN: u8 = 5;
 pub const RETIRE: u8 = 7;
-pub const VOID: u8 = 8;
 pub const DURABLE: u8 = 9;
 
 /// A unit of the log, as far as it can be told without its checksum.
@@ -168,6 +167,9 @@ struct Held {
 impl Gate {
     pub fn new(inner: &SimDevice) -> Self {
         Self { inner: inner.clone(), held: Arc::new(watch::Sender::new(Held::default())), events: Arc::default() }
+    }
+    pub fn device(&self) -> &SimDevice {
+        &self.inner
     }
     /// Everything that was issued so far, in order.
     pub fn events(&self) -> Vec<(Event, Instant)> {

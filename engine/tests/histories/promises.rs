@@ -1,1 +1,333 @@
-//! x
+//! The eight promises, a test each, and the proof that these tests would notice a device that breaks its own.
+
+use crate::{
+    common::*,
+    crashes::{full_store, small_store},
+    disk::*,
+    ledger::{Fate, Ledger},
+};
+use blockstore_engine::{
+    PutError,
+    device::{FlushFault, ReadFault, SimDevice, WriteFault},
+};
+use std::{collections::VecDeque, time::Duration};
+
+/// A store with a bit of everything, flushed.
+async fn filled(engine: &blockstore_engine::Engine, ledger: &Ledger, base: u64) -> Result<(), PutError> {
+    ledger.put_many(engine, base..base + 60, 500).await?;
+    ledger.put(engine, base + 100, 40_000).await?;
+    ledger.put(engine, base + 101, 150_000).await?;
+    ledger.put(engine, base + 102, 900_000).await?;
+    for id in base..base + 10 {
+        ledger.put_named(engine, id, 200).await?;
+        ledger.put_named(engine, id, 200).await?;
+    }
+    ledger.flush(engine).await
+}
+
+fn fresh(seed: u64) -> (SimDevice, Ledger) {
+    let (device, ledger) = (small_store(seed), Ledger::default());
+    run(async {
+        let (engine, _) = open(&device, options()).await;
+        filled(&engine, &ledger, 0).await.expect("put");
+    });
+    (device, ledger)
+}
+
+#[test]
+fn promise_1_a_read_returns_exactly_the_bytes_that_were_put_or_a_miss_whatever_rots() {
+    let (device, ledger) = fresh(1);
+    let layout = superblock(&device, 0);
+    for seed in 0..60 {
+        let rotten = device.snapshot_completed(seed);
+        let range = if seed % 3 == 0 { layout.log() } else { layout.block(0).start..layout.block(4).end };
+        rotten.handle().rot_some(range, 400);
+        run(async {
+            let (engine, _) = open(&rotten, options()).await;
+            let faults = ledger.faults(&engine, Fate::Durable).await;
+            assert!(!faults.iter().any(|f| f.contains("wrong bytes")), "{faults:?}");
+            // After the first byte: the bytes, or a stream that ends with an error.
+            if let Some(object) = engine.get(&content(102), None).await {
+                let (mut reader, mut at, data) = (object.reader(0, None).expect("0"), 0, bytes(102, 900_000));
+                while let Some(Ok(piece)) = reader.next().await {
+                    let piece = piece.into_bytes();
+                    assert!(piece[..] == data[at..at + piece.len()]);
+                    at += piece.len();
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn promise_1_stale_and_foreign_data_read_as_a_miss() {
+    let (device, ledger) = fresh(2);
+    let other = small_store(3);
+    run(async {
+        let (engine, _) = open(&other, options()).await;
+        filled(&engine, &ledger.copy(), 0).await.expect("put");
+    });
+    let layout = superblock(&device, 0);
+    // Another block of the same store, and the same block of a store with the same keys.
+    let (a, b) = (layout.block(0), layout.block(1));
+    for (from, to) in [(&device, b.start), (&other, a.start)] {
+        let mixed = device.snapshot_completed(0);
+        let stale = from.handle().peek(if to == b.start { a.clone() } else { b.clone() }).expect("peek");
+        mixed.handle().poke(to, &stale);
+        run(async {
+            let (engine, _) = open(&mixed, options()).await;
+            let faults = ledger.faults(&engine, Fate::Durable).await;
+            assert!(!faults.is_empty() && !faults.iter().any(|f| f.contains("wrong bytes")), "{faults:?}");
+        });
+    }
+}
+
+#[test]
+fn promise_2_a_killed_process_loses_no_acknowledged_blob() {
+    for seed in 0..25 {
+        let (device, ledger) = (small_store(seed), Ledger::default());
+        device.handle().halt_at(40 + seed * 7);
+        run(async {
+            tokio::select! {
+                () = device.handle().halted() => {}
+                () = async {
+                    let (engine, _) = open(&device, options()).await;
+                    let _ = tokio::join!(filled(&engine, &ledger, 0), filled(&engine, &ledger, 1000), filled(&engine, &ledger, 2000));
+                } => {}
+            }
+        });
+        run(async {
+            let (engine, _) = open(&device.snapshot_completed(seed), options()).await;
+            ledger.assert_kept(&engine, Fate::Acknowledged, &format!("kill {seed}")).await;
+        });
+    }
+}
+
+#[test]
+fn promise_3_a_power_cut_loses_only_what_was_acknowledged_within_the_last_second_or_nothing_in_group_mode() {
+    for seed in 0..20 {
+        let grouped = seed % 2 == 0;
+        let (device, ledger) = (small_store(seed), Ledger::default());
+        let old = run(async {
+            let (engine, _) = open(&device, if grouped { group() } else { options() }).await;
+            let mut before = Ledger::default();
+            for id in 0..60 {
+                ledger.put(&engine, id, 1000).await.expect("put");
+                ledger.put_named(&engine, id % 4, 80).await.expect("put");
+                if id == 40 && !grouped {
+                    before = ledger.copy();
+                    // The flush begins within a second; a simulated one takes no time to speak of.
+                    tokio::time::sleep(Duration::from_millis(1001)).await;
+                }
+            }
+            if grouped { ledger.copy() } else { before }
+        });
+        run(async {
+            let (engine, _) = open(&device.crash(seed), options()).await;
+            let mut faults = old.faults(&engine, Fate::Acknowledged).await;
+            // What came later may be newer than the older ledger knows.
+            faults.retain(|f| grouped || !f.starts_with("named"));
+            assert!(faults.is_empty(), "{faults:?}");
+        });
+    }
+}
+
+#[test]
+fn promise_4_what_was_reported_present_stays_present_while_less_than_w_is_accepted() {
+    let device = small_store(5);
+    run(async {
+        let (engine, _) = open(&device, options()).await;
+        let w = engine.stats().capacity_bytes / 4;
+        let mut reported = VecDeque::new();
+        let mut checked = 0;
+        for id in 0..3000u64 {
+            engine.put(content(id), bytes(id, 20_000 + (id as usize % 7) * 5000)).await.expect("put");
+            let now = engine.stats().accepted_bytes;
+            reported.push_back((id, now));
+            // Each once, when its window is all but over: so what is reported or accepted in a window stays within half.
+            while let Some((old, at)) = reported.front().copied().filter(|(_, at)| now - at > w - 200_000) {
+                let size = 20_000 + (old % 7) * 5000;
+                assert!(engine.lookup(&[(content(old), Some(size))]).await[0], "{old}, put {} of {w} bytes ago", now - at);
+                reported.pop_front();
+                checked += 1;
+            }
+        }
+        let stats = engine.stats();
+        assert!(checked > 2000 && stats.blocks_reclaimed > 50, "{checked} {stats:?}");
+        assert_eq!(stats.retention_breaches, 0);
+    });
+}
+
+// One flipped bit cost the best known engine of this shape 85 % of a store.
+#[test]
+fn promise_5_corruption_costs_one_blob() {
+    let (device, ledger) = fresh(6);
+    let layout = superblock(&device, 0);
+    let puts: Vec<_> = log_units(&device).into_iter().filter(|u| u.tag == PUT).collect();
+    for (n, unit) in puts.iter().enumerate() {
+        let rotten = device.snapshot_completed(0);
+        let start = layout.block(u64::from(unit.vbn % layout.vbn_stride)).start + unit.offset_bytes;
+        if n % 2 == 0 {
+            rotten.handle().rot(start + (n as u64 * 97) % 100, 8);
+        } else {
+            rotten.handle().rot(start + 64 + unit.extent_bytes / 3, 1);
+        }
+        run(async {
+            let (engine, _) = open(&rotten, options()).await;
+            let lost = ledger.faults(&engine, Fate::Durable).await.into_iter().filter(|f| !f.contains("lookup says")).collect::<Vec<_>>();
+            assert!(lost.len() <= 1, "{unit:?}: {lost:?}");
+            assert_eq!(engine.poisoned(), None);
+            // A damaged blob can be put again.
+            ledger.put_many(&engine, 0..60, 500).await.expect("put");
+            ledger.put(&engine, 101, 150_000).await.expect("put");
+            let lost = ledger.faults(&engine, Fate::Durable).await;
+            assert!(lost.iter().all(|f| f.contains("named") || f.contains("content 102") || f.contains("content 100")), "{lost:?}");
+        });
+    }
+    for physical in 0..4 {
+        let rotten = device.snapshot_completed(0);
+        rotten.handle().rot(layout.block(physical).start + 20, 1);
+        run(async {
+            let (engine, _) = open(&rotten, options()).await;
+            ledger.assert_kept(&engine, Fate::Durable, "a block's header rotted").await;
+        });
+    }
+}
+
+// Sectors that an interrupted write made unreadable lay behind a durable record. Its length is known roughly, so the read went too
+// far, failed, and the record was dropped.
+#[test]
+fn promise_5_a_neighbour_that_cannot_be_read_costs_only_itself() {
+    let (device, ledger) = fresh(7);
+    let layout = superblock(&device, 0);
+    for unit in log_units(&device).iter().filter(|u| u.tag == PUT) {
+        let end =
+            layout.block(u64::from(unit.vbn % layout.vbn_stride)).start + (unit.offset_bytes + unit.extent_bytes).next_multiple_of(PAGE);
+        let bad = device.snapshot_completed(0);
+        bad.handle().make_unreadable(end..end + PAGE);
+        run(async {
+            let (engine, _) = open(&bad, options()).await;
+            let lost = ledger.faults(&engine, Fate::Durable).await;
+            let on_it = log_units(&device)
+                .iter()
+                .filter(|u| {
+                    let start = layout.block(u64::from(u.vbn % layout.vbn_stride)).start + u.offset_bytes;
+                    u.tag == PUT && start < end + PAGE && start + u.extent_bytes > end
+                })
+                .count();
+            assert!(lost.iter().filter(|f| f.ends_with("lost")).count() <= on_it, "{unit:?}: {on_it} on the page, {lost:?}");
+        });
+    }
+}
+
+#[test]
+fn promise_6_an_upload_evicts_nothing_before_it_commits() {
+    let (device, ledger) = full_store(8);
+    run(async {
+        let (engine, _) = open(&device, options()).await;
+        let before = engine.stats();
+        let blockstore_engine::Begin::Upload(mut upload) = engine.begin_upload(content(500_000), 2 * MIB).await.expect("begin") else {
+            panic!("new")
+        };
+        upload.write(&bytes(1, 1_900_000)).await.expect("write");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let during = engine.stats();
+        assert_eq!((during.dropped_records, during.accepted_bytes), (before.dropped_records, before.accepted_bytes));
+        ledger.assert_kept(&engine, Fate::Durable, "an upload").await;
+    });
+}
+
+#[test]
+fn promise_7_a_failed_write_or_flush_poisons_writing_and_reads_go_on() {
+    for seed in 0..24 {
+        let (device, ledger) = fresh(9);
+        run(async {
+            let (engine, _) = open(&device, if seed % 4 < 2 { options() } else { group() }).await;
+            engine.put(content(9000), bytes(9000, 10)).await.expect("put");
+            if seed % 2 == 0 {
+                device.handle().on_write(seed / 4, WriteFault::Fail);
+            } else {
+                device.handle().on_flush(0, FlushFault::Fail);
+            }
+            let mut failed = 0;
+            for id in 9001..9020 {
+                if let Err(e) = engine.put(content(id), bytes(id, 5000)).await {
+                    assert!(matches!(e, PutError::Unavailable(_)), "{e:?}");
+                    failed += 1;
+                } else {
+                    ledger.tried(id, 5000);
+                    assert_eq!(failed, 0, "put {id} succeeded after one had failed");
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            assert!(failed > 0 && engine.poisoned().is_some());
+            let flushes = device.handle().counters();
+            for _ in 0..3 {
+                assert!(matches!(engine.flush().await, Err(PutError::Unavailable(_))));
+            }
+            assert!(matches!(engine.begin_upload(content(1), 5).await, Err(PutError::Unavailable(_))));
+            assert!(engine.close().await.is_err());
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let later = device.handle().counters();
+            assert_eq!((later.flushes, later.writes, later.failed), (flushes.flushes, flushes.writes, flushes.failed), "never retried");
+            ledger.assert_kept(&engine, Fate::Durable, "poisoned").await;
+        });
+        run(async {
+            let (engine, _) = open(&device.crash(seed), options()).await;
+            ledger.assert_kept(&engine, Fate::Durable, "opened again").await;
+            engine.put(content(9999), bytes(9999, 10)).await.expect("a restart accepts puts again");
+        });
+    }
+}
+
+#[test]
+fn promise_7_an_error_of_a_read_is_damage_of_that_record_and_no_poison() {
+    let (device, ledger) = fresh(10);
+    run(async {
+        let (engine, _) = open(&device, options()).await;
+        device.handle().on_read(0, ReadFault::Fail);
+        device.handle().on_read(1, ReadFault::Fail);
+        assert!(get(&engine, &content(7), Some(500)).await.is_none());
+        assert_eq!(engine.poisoned(), None);
+        let faults = ledger.faults(&engine, Fate::Durable).await;
+        assert!(faults.len() == 1 && faults[0].starts_with("content 7 "), "{faults:?}");
+        ledger.put(&engine, 7, 500).await.expect("put");
+        ledger.assert_kept(&engine, Fate::Durable, "put again").await;
+    });
+}
+
+#[test]
+fn promise_8_an_open_reads_at_most_table_log_block_headers_and_what_was_not_flushed() {
+    let (device, _) = full_store(11);
+    let layout = superblock(&device, 0);
+    let fixed = layout.log_pages * PAGE + layout.image(0).end - layout.image(0).start + layout.block_count * PAGE + 8 * PAGE;
+    for (device, unflushed) in [(device.snapshot_completed(0), 0), (fresh(12).0, 2 * MIB)] {
+        run(async {
+            let (_, report) = open(&device, options()).await;
+            assert!(report.read_bytes <= fixed + unflushed, "{} of {fixed}", report.read_bytes);
+        });
+    }
+}
+
+// The canary: a barrier that is skipped must be noticed by the same checks that pass everywhere else.
+#[test]
+fn a_flush_that_lies_is_noticed() {
+    let mut noticed = 0;
+    for seed in 0..10 {
+        let (device, ledger) = (small_store(seed), Ledger::default());
+        (0..100).for_each(|nth| device.handle().on_flush(nth, FlushFault::Lie));
+        run(async {
+            let (engine, _) = open(&device, options()).await;
+            filled(&engine, &ledger, 0).await.expect("put");
+            engine.checkpoint().await.expect("image");
+        });
+        let left = device.crash(seed);
+        noticed += usize::from(run(async {
+            match blockstore_engine::Engine::open(std::sync::Arc::new(left.clone()), options()).await {
+                Ok((engine, _)) => !ledger.faults(&engine, Fate::Durable).await.is_empty(),
+                Err(_) => true,
+            }
+        }));
+    }
+    assert!(noticed >= 8, "{noticed} of 10");
+}
