@@ -82,7 +82,7 @@ fn a_table_that_one_open_block_fills_has_room_again() {
 #[test]
 fn an_upload_dropped_while_it_is_published_is_whole_or_absent() {
     for seed in 0..30 {
-        let mut ops = vec![Op::Checkpoint];
+        let mut ops = vec![Checkpoint];
         for round in 0..6 {
             ops.push(Mix { ops: vec![Stream { id: 10 * round + 9 }, Put { id: 10 * round + 9 }], cancel: 3, cut: None });
         }
