@@ -13,10 +13,15 @@ pub(crate) struct AgeClock {
     tick_bytes: u64,
 }
 
+/// Accepted bytes that make a tick.
+pub(crate) fn tick_bytes(capacity_bytes: u64) -> u64 {
+    (capacity_bytes / 4 / TICKS_PER_WINDOW).max(1)
+}
+
 impl AgeClock {
     /// A clock for a store of `capacity_bytes`, whose W is a quarter of it.
     pub(crate) fn new(capacity_bytes: u64) -> Self {
-        Self { tick: AtomicU64::new(0), accepted_bytes: AtomicU64::new(0), tick_bytes: (capacity_bytes / 4 / TICKS_PER_WINDOW).max(1) }
+        Self { tick: AtomicU64::new(0), accepted_bytes: AtomicU64::new(0), tick_bytes: tick_bytes(capacity_bytes) }
     }
     /// Starts at a tick that an image remembered.
     pub(crate) fn set_tick(&self, tick: u64) {

@@ -14,7 +14,9 @@ mod sync;
 mod uring;
 
 pub use buf::{AlignedBuf, BufferPoolStats, RETAINED_BYTES_MAX, buffer_pool_stats};
-pub use open::{DeviceError, DeviceOptions, Direct, IoBackend, create_file, first_and_last_mib_are_zero, open_block_device, open_file};
+pub use open::{
+    DeviceError, DeviceOptions, Direct, IoBackend, create_file, first_and_last_mib_are_zero, open_block_device, open_file, open_read_only,
+};
 pub use sim::{CrashModel, FlushFault, Latency, ReadFault, SimDevice, SimHandle, SimOptions, WriteFault};
 
 /// The unit of I/O in bytes. Every offset, length and buffer address that reaches a [`Device`] is a multiple of it.

@@ -9,9 +9,12 @@ pub mod device;
 mod engine;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod log_writer;
 mod map;
+pub mod offline;
 mod policy;
 mod read;
 mod reclaim;

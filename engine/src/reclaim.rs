@@ -20,7 +20,7 @@ use crate::{
     },
     policy::{Candidate, Choice, FewestWanted, Pressure, ReclaimPolicy, breaches},
     read::{drop_damaged, head_only, log_delete, manifest_at, read_record},
-    sequencer::Change,
+    sequencer::{Change, Control},
     space::Taken,
     stats::count,
 };
@@ -86,11 +86,30 @@ impl Reclaim {
             slots_max: core.slots_reclaim(),
             for_table: for_table && !short,
         };
-        let Some(choice) = self.policy.choose(&candidates, &pressure) else { return Ok(false) };
+        let Some(choice) = self.policy.choose(&candidates, &pressure) else {
+            if core.table.live() + core.table.reserved() >= core.slots_max() {
+                self.seal_open_blocks().await?;
+            }
+            return Ok(false);
+        };
         if pressure.for_table {
             count(&core.counters.reclaims_for_table, 1);
         }
         self.empty(choice).await
+    }
+
+    /// Seals the blocks that are being filled: the table can be full of what is in them alone. Their seals wake whoever reclaims.
+    async fn seal_open_blocks(&mut self) -> Result<(), PutError> {
+        let core = self.core.clone();
+        let closed = || PutError::Unavailable("store is closed".into());
+        core.control.send(Control::SealTail).await.map_err(|_| closed())?;
+        let carried = self.tail.take().map(|(block, fill)| Taken { fill_bytes: fill as u32, ..block });
+        let seals = core.space.take_partly_filled().into_iter().chain(carried);
+        let seals: Vec<_> = seals.map(|Taken { vbn, physical, fill_bytes }| Change::BlockSeal { physical, vbn, fill_bytes }).collect();
+        if !seals.is_empty() {
+            core.submit_control(seals).await?;
+        }
+        Ok(())
     }
 
     async fn empty(&mut self, choice: Choice) -> Result<bool, PutError> {
@@ -100,6 +119,16 @@ impl Reclaim {
             return Ok(true);
         }
         tracing::debug!(physical, vbn = vbn.0, age_max = choice.age_max, "reclaiming block");
+        let result = self.empty_block(physical, vbn, choice).await;
+        if !matches!(result, Ok(true)) {
+            core.space.cancel_reclaim(physical);
+        }
+        result
+    }
+
+    /// Carries or drops every record of the block and retires it. False if records stay in it.
+    async fn empty_block(&mut self, physical: u32, vbn: Vbn, choice: Choice) -> Result<bool, PutError> {
+        let core = self.core.clone();
         let mut verdicts = Verdicts::new();
         for _ in 0..SEARCHES_MAX {
             if core.census.slots(physical) == 0 {
@@ -118,7 +147,6 @@ impl Reclaim {
         if core.census.slots(physical) > 0 {
             // Never seen; the block is tried again later, and nothing was lost.
             tracing::warn!(physical, vbn = vbn.0, "block could not be emptied");
-            core.space.cancel_reclaim(physical);
             return Ok(false);
         }
         self.retire(physical, vbn).await?;

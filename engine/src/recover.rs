@@ -3,10 +3,11 @@
 //! Always true here: nothing is written before the store is known to be ours and whole; a higher epoch is durable before any other
 //! write; voids are durable before anything is served. Recovering twice gives what recovering once gives.
 
-mod scan;
+pub(crate) mod scan;
 mod verify;
 
 use crate::{
+    clock::tick_bytes,
     device::{AlignedBuf, Device, PAGE_BYTES},
     engine::OpenReport,
     error::OpenError,
@@ -22,6 +23,7 @@ use crate::{
     },
     log_writer::{LogEnd, LogWriter},
     map::{census::Census, hasher::KeyHasher, table::Placed, table::Table},
+    space::Space,
     superblocks,
 };
 use futures::{StreamExt, stream};
@@ -428,8 +430,23 @@ impl Opening<'_> {
         drop(checks);
         new_voids.extend(unsure.iter().filter(|(.., entry)| matches!(entry, Entry::BlockRetire { .. })).map(|(lsn, ..)| *lsn));
         let failed: HashSet<Lsn> = new_voids.iter().copied().collect();
-        for (lsn, _, entry) in &accepted.entries {
-            if voided(*lsn) || failed.contains(lsn) {
+        let counts = |lsn: Lsn| !voided(lsn) && !failed.contains(&lsn);
+        // The clock goes on as these bytes were accepted; without it all of them would look as new as what is put next.
+        let tick_bytes = tick_bytes(Space::new(self.layout.clone()).capacity_bytes());
+        let fresh = |entry: &Entry, lsn: Lsn| match entry {
+            Entry::Put(location) if lsn > self.table.unit_lsn(&location.hash) => u64::from(location.extent_bytes),
+            _ => 0,
+        };
+        let put_bytes: Vec<u64> =
+            accepted.entries.iter().map(|(lsn, _, entry)| if counts(*lsn) { fresh(entry, *lsn) } else { 0 }).collect();
+        let image_tick = self.tick;
+        let last_tick = image_tick + put_bytes.iter().sum::<u64>() / tick_bytes;
+        self.table.age(image_tick, last_tick - image_tick);
+        let mut accepted_bytes = 0;
+        for ((lsn, _, entry), bytes) in accepted.entries.iter().zip(put_bytes) {
+            accepted_bytes += bytes;
+            self.tick = (image_tick + accepted_bytes / tick_bytes).max(last_tick.saturating_sub(7));
+            if !counts(*lsn) {
                 continue;
             }
             // All of its parts come before it. It must not replace a whole one first, and be found wanting then.
@@ -439,6 +456,7 @@ impl Opening<'_> {
             }
             self.apply(*lsn, entry);
         }
+        self.tick = last_tick;
         new_voids.sort_unstable();
         (merge(&new_voids), unflushed_bytes)
     }

@@ -54,7 +54,12 @@ pub(crate) async fn reclaim_blocks(core: Arc<Core>) {
             match reclaim.step().await {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(_) => return,
+                Err(_) if core.poison.reason().is_some() => return,
+                Err(error) => {
+                    // What was moved is moved; the block is tried again when somebody next wants room.
+                    tracing::warn!(%error, "reclaim stopped");
+                    break;
+                }
             }
         }
     }

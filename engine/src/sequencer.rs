@@ -36,8 +36,8 @@ use tokio::{
 const FLUSH_BYTES: u64 = 128 << 20;
 /// Pages of the log that only marks may take.
 const MARK_PAGES: u64 = 2;
-/// Units of the log that a change takes at most: a Move, and the seal of the block before it.
-const CHANGE_UNITS_MAX: u64 = 3;
+/// Units of the log that a change takes at most: a Move, or a Put and the seals of blocks that an earlier run left nearly full.
+const CHANGE_UNITS_MAX: u64 = 16;
 /// Puts wait for the flush at this many: recovery verifies no more than that.
 const UNFLUSHED_BYTES_MAX: u64 = 240 << 20;
 
@@ -110,6 +110,8 @@ pub(crate) enum Control {
     /// Answered when a flush that was issued after this arrived has succeeded, with the LSN that it covers.
     Flush(oneshot::Sender<Result<Lsn, PutError>>),
     Snapshot(oneshot::Sender<Snapshot>),
+    /// The block that small records go to takes no more.
+    SealTail,
     /// Writes and flushes what is queued, and ends.
     Close(oneshot::Sender<Result<Lsn, PutError>>),
 }
@@ -273,6 +275,13 @@ impl Sequencer {
                 let rows = self.core.space.rows();
                 let _ = reply.send(Snapshot { published: self.core.published(), replay_page: self.log.next_page(), rows });
             }
+            Control::SealTail => {
+                if let Some(Tail { block: Taken { vbn, physical, .. }, fill, .. }) = self.tail.take() {
+                    let (reply, _) = oneshot::channel();
+                    let changes = vec![Change::BlockSeal { physical, vbn, fill_bytes: fill as u32 }];
+                    self.urgent.push_back(Request { changes, reply, permit: None }.into());
+                }
+            }
             Control::Close(reply) => self.closing = Some(reply),
         }
     }
@@ -296,6 +305,7 @@ impl Sequencer {
                     Some(Control::Changes(r)) => drop(r.reply.send(Err(error.clone()))),
                     Some(Control::Flush(reply) | Control::Close(reply)) => drop(reply.send(Err(error.clone()))),
                     Some(Control::Snapshot(reply)) => drop(reply),
+                    Some(Control::SealTail) => {}
                     None => return,
                 },
             }

@@ -220,6 +220,21 @@ impl Space {
         }
         self.wake();
     }
+    /// Takes the ready blocks that an earlier run left partly filled out of use, to be sealed.
+    pub(crate) fn take_partly_filled(&self) -> Vec<Taken> {
+        let mut inner = self.inner.lock();
+        let Inner { rows, ready, .. } = &mut *inner;
+        let mut taken = Vec::new();
+        ready.retain(|physical| {
+            let Some(row) = rows.get_mut(*physical as usize).filter(|r| r.fill_bytes > crate::device::PAGE_BYTES as u32) else {
+                return true;
+            };
+            row.state = State::Active;
+            taken.push(Taken { vbn: row.vbn, physical: *physical, fill_bytes: row.fill_bytes });
+            false
+        });
+        taken
+    }
     /// Whether blocks are so short that one must be reclaimed, when uploads hold `upload_bytes` that are not yet accepted.
     pub(crate) fn short(&self, upload_bytes: u64) -> bool {
         // They begin and end somewhere in a block.

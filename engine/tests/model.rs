@@ -21,7 +21,7 @@ mod stories;
 #[path = "model/world.rs"]
 mod world;
 
-use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Histories of a run without settings.
@@ -43,7 +43,8 @@ fn random_histories_keep_every_promise() {
     let config = Config {
         cases,
         max_shrink_iters: 150,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model.regressions"))),
+        // A seed means another history after each change of what is drawn: the stories keep them instead.
+        failure_persistence: None,
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &chacha));

@@ -9,7 +9,7 @@ use crate::{
     front::{
         gate::Gate,
         http,
-        reapi::{self, Services, http2},
+        reapi::{self, Services, SuspendedLimits, http2},
     },
     phase::Phase,
     storage,
@@ -43,6 +43,10 @@ use tracing_subscriber::EnvFilter;
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How often to look whether the store still accepts writes.
 const POISON_CHECK: Duration = Duration::from_secs(1);
+/// Uploads whose stream was cut may hold this part of the capacity: half of what the engine lets all uploads hold, so that those
+/// which run never wait for those which may not come back.
+const SUSPENDED_SHARE: u64 = 4;
+
 /// Runs the server until it is told to stop. The exit status is 2 for a mistake on the command line, 1 for any other failure.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
@@ -117,7 +121,8 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     );
 
     let store = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let services = Services::new(store, reapi::Options::default()).await;
+    let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
+    let services = Services::new(store, reapi::Options { suspended, ..reapi::Options::default() }).await;
     let gate = Gate::new(phase_seen);
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
@@ -132,14 +137,13 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     say(&format!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
 
     let poison_watch = tokio::spawn(report_poison(engine.clone(), settings.place.clone()));
-    let mut failure = None;
-    tokio::select! {
-        signal = signals.next() => info!(signal = signal.name, running = gate.running(), "draining"),
-        ended = &mut grpc_server => failure = Some(format!("gRPC listener {grpc_addr} failed: {ended:?}")),
-    }
-
+    let (why, failure) = tokio::select! {
+        signal = signals.next() => (signal.name, None),
+        ended = &mut grpc_server => ("failure", Some(format!("gRPC listener {grpc_addr} failed: {ended:?}"))),
+    };
     phase.send_replace(Phase::Draining);
     services.set_serving(false).await;
+    info!(why, running = gate.running(), "draining");
     tokio::spawn(async move {
         let signal = signals.next().await;
         say(&format!("blockstored: stopped at once by a second signal ({})", signal.name));

@@ -19,6 +19,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tracing::{info, warn};
 
@@ -26,6 +27,9 @@ use tracing::{info, warn};
 pub const FILE_NAME: &str = "store.blockstore";
 /// Its name while it is being created.
 const NEW_FILE_NAME: &str = "store.blockstore.new";
+/// How long to wait for another process to let go of the store. One that was killed is gone only when the kernel has finished its
+/// last flush, which takes a slow disk seconds.
+const HELD_WAIT: Duration = Duration::from_secs(10);
 /// Least memory for the cache of verified records where it is not configured, and all of it under `--dir`, in bytes.
 const CACHE_BYTES_MIN: u64 = 256 << 20;
 /// Memory for everything but index and cache, in bytes.
@@ -186,7 +190,7 @@ fn whole_pages(bytes: u64) -> u64 {
 /// Opens a device off the runtime's threads: reserving space may take long.
 async fn open_path<F>(settings: &Settings, path: PathBuf, open: F) -> Result<Arc<dyn Device>, String>
 where
-    F: FnOnce(&Path, DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> + Send + 'static,
+    F: Fn(&Path, DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> + Send + 'static,
 {
     let options = DeviceOptions {
         io: match settings.io {
@@ -200,7 +204,21 @@ where
             config::Direct::Off => Direct::Off,
         },
     };
-    let opened = tokio::task::spawn_blocking(move || open(&path, options)).await;
+    let opening = move || {
+        let until = Instant::now() + HELD_WAIT;
+        let mut told = false;
+        loop {
+            match open(&path, options) {
+                Err(error @ DeviceError::Held { .. }) if Instant::now() < until => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!("{error}: waiting for it to end");
+                    }
+                }
+                opened => return opened,
+            }
+        }
+    };
+    let opened = tokio::task::spawn_blocking(opening).await;
     let opened = opened.map_err(|error| format!("cannot open the store: {error}"))?;
     opened.map_err(|error| match (&settings.place, &error) {
         (Place::File { .. }, DeviceError::NoSpace { .. } | DeviceError::TooSmall { .. }) => {

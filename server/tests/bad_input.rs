@@ -180,8 +180,10 @@ async fn uploads_that_together_exceed_the_device_succeed_or_are_out_of_room() {
     // Twice what the store holds, all at once: no upload may hold on to room for ever, none may push out what is stored.
     let each_bytes = 16 << 20;
     let uploads = (0..2 * STORE_BYTES / each_bytes).map(|seed| {
-        let client = fixture.client.clone();
+        // On connections of their own: what waits for room fills the window of its connection.
+        let addr = fixture.daemon.grpc;
         async move {
+            let client = Client::connect(addr).await;
             let blob = Blob::new(6_000 + seed, each_bytes);
             (blob, client.put_lazily(blob, &blob.digest()).await)
         }

@@ -174,6 +174,26 @@ pub fn open_file(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>,
     start(path, backing, file_geometry(len_bytes), options)
 }
 
+/// Opens a store in a regular file or on a block device for reading: every write to it fails. It is locked like one that is
+/// written, because a running store changes under who reads it.
+///
+/// Blocks for up to a second while another process holds the lock.
+pub fn open_read_only(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
+    // A device that is mounted or being written elsewhere may be read: the lock tells whether a store runs on it.
+    let fd = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|errno| match errno {
+        Errno::ACCESS | Errno::PERM => DeviceError::Io { path: path.to_owned(), what: "read", source: errno.into() },
+        errno => DeviceError::of(path, "open", errno),
+    })?;
+    let stat = fs::fstat(&fd).map_err(|errno| DeviceError::of(path, "inspect", errno))?;
+    let geometry = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => file_geometry(u64::try_from(stat.st_size).unwrap_or(0)),
+        FileType::BlockDevice => device_geometry(path, &fd)?,
+        FileType::Directory => return Err(DeviceError::unsupported(path, "is a directory: name a file inside of it")),
+        _ => return Err(DeviceError::unsupported(path, "is neither a regular file nor a block device")),
+    };
+    start(path, lock(path, fd)?, geometry, options)
+}
+
 /// Creates a store in a new file of `len_bytes`, rounded down to whole pages, whose space is reserved in full. If that fails
 /// halfway, nothing is left.
 pub fn create_file(path: &Path, len_bytes: u64, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
@@ -211,23 +231,7 @@ pub fn open_block_device(path: &Path, options: DeviceOptions) -> Result<Arc<dyn 
             Err(errno) => return Err(DeviceError::of(path, "open", errno)),
         }
     };
-    let len_bytes = fs::seek(&fd, fs::SeekFrom::End(0)).map_err(|errno| DeviceError::of(path, "find the size of", errno))?;
-    let sector = |size: Result<u32, Errno>| size.map_err(|errno| DeviceError::of(path, "find the sector size of", errno));
-    let geometry = Geometry {
-        len_bytes,
-        logical_sector_bytes: sector(fs::ioctl_blksszget(&fd))?,
-        physical_sector_bytes: sector(fs::ioctl_blkpbszget(&fd))?,
-        direct: false,
-        backend: "",
-        block_device: true,
-    };
-    let page = u32::try_from(PAGE_BYTES).unwrap_or(u32::MAX);
-    if !page.is_multiple_of(geometry.logical_sector_bytes.max(1)) {
-        return Err(DeviceError::unsupported(
-            path,
-            format!("has sectors of {} bytes: only 512 to {PAGE_BYTES} are supported", geometry.logical_sector_bytes),
-        ));
-    }
+    let geometry = device_geometry(path, &fd)?;
     let backing = lock(path, fd)?;
     start(path, backing, geometry, options)
 }
@@ -276,6 +280,28 @@ fn lock(path: &Path, fd: OwnedFd) -> Result<Backing, DeviceError> {
 /// What is known of a file: not what its file system lies on, so the smallest sectors are assumed.
 fn file_geometry(len_bytes: u64) -> Geometry {
     Geometry { len_bytes, logical_sector_bytes: 512, physical_sector_bytes: 4096, direct: false, backend: "", block_device: false }
+}
+
+/// What is known of a block device; refuses one whose sectors are no part of a page.
+fn device_geometry(path: &Path, fd: &OwnedFd) -> Result<Geometry, DeviceError> {
+    let len_bytes = fs::seek(fd, fs::SeekFrom::End(0)).map_err(|errno| DeviceError::of(path, "find the size of", errno))?;
+    let sector = |size: Result<u32, Errno>| size.map_err(|errno| DeviceError::of(path, "find the sector size of", errno));
+    let geometry = Geometry {
+        len_bytes,
+        logical_sector_bytes: sector(fs::ioctl_blksszget(fd))?,
+        physical_sector_bytes: sector(fs::ioctl_blkpbszget(fd))?,
+        direct: false,
+        backend: "",
+        block_device: true,
+    };
+    let page = u32::try_from(PAGE_BYTES).unwrap_or(u32::MAX);
+    if !page.is_multiple_of(geometry.logical_sector_bytes.max(1)) {
+        return Err(DeviceError::unsupported(
+            path,
+            format!("has sectors of {} bytes: only 512 to {PAGE_BYTES} are supported", geometry.logical_sector_bytes),
+        ));
+    }
+    Ok(geometry)
 }
 
 fn whole_pages(path: &Path, len_bytes: u64) -> Result<u64, DeviceError> {

@@ -118,8 +118,10 @@ impl Layout {
             end = offset.saturating_add(bytes);
         }
         let fits = blocks_end.is_some_and(|e| e.saturating_add(2 * PAGE) <= s.device_bytes) && end <= s.blocks_offset;
+        let pages = s.blocks_offset.is_multiple_of(PAGE) && s.device_bytes.is_multiple_of(PAGE);
         let block_ok = s.block_bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&s.block_bytes);
         if !fits
+            || !pages
             || !block_ok
             || s.block_count < BLOCKS_MIN
             || !s.vbn_stride.is_power_of_two()

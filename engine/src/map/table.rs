@@ -122,6 +122,10 @@ impl Table {
     pub(crate) fn live(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
     }
+    /// Slots kept for puts under way.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
     /// Slots that moved to their other bucket since the store was opened.
     pub(crate) fn relocations(&self) -> u64 {
         self.relocations.load(Ordering::Relaxed)
@@ -293,6 +297,20 @@ impl Table {
                 let s = self.read(unit, bucket, slot);
                 if !s.is_empty() && s.stamp() == from {
                     edit.write(bucket, slot, s.at(s.place(), to));
+                }
+            }
+        }
+    }
+
+    /// Makes every slot `ticks` older: what was stamped relative to `tick` is so relative to `tick + ticks`, up to an age of 7.
+    pub(crate) fn age(&self, tick: u64, ticks: u64) {
+        for unit in 0..self.units() {
+            let mut edit = Edit::new(self, unit);
+            for (bucket, slot) in (0..BUCKETS_PER_UNIT).flat_map(|b| (0..SLOTS_PER_BUCKET).map(move |s| (b, s))) {
+                let s = self.read(unit, bucket, slot);
+                if !s.is_empty() {
+                    let age = (tick.wrapping_sub(u64::from(s.stamp())) & 7).saturating_add(ticks).min(7);
+                    edit.write(bucket, slot, s.at(s.place(), ((tick + ticks).wrapping_sub(age) & 7) as u8));
                 }
             }
         }

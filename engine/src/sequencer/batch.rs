@@ -182,13 +182,14 @@ impl Sequencer {
         let block_bytes = self.core.layout.block_bytes as usize;
         assert!(shape.extent_bytes + PAGE_BYTES <= block_bytes, "the caller bounds packed records");
         let align = |fill: usize| if shape.paged { fill.next_multiple_of(PAGE_BYTES) } else { fill };
-        if let Some(full) = self.tail.take_if(|t| align(t.fill) + shape.extent_bytes > block_bytes) {
-            let Taken { vbn, physical, .. } = full.block;
-            let fill_bytes = full.fill as u32;
-            let lsn = self.log.append(&Entry::BlockSeal { vbn, fill_bytes });
-            logged.push(Logged { request, lsn, effect: Effect::Seal { physical } });
-        }
-        if self.tail.is_none() {
+        // A block that goes on where an earlier run left it may be too full already.
+        while self.tail.as_ref().is_none_or(|t| align(t.fill) + shape.extent_bytes > block_bytes) {
+            if let Some(full) = self.tail.take() {
+                let Taken { vbn, physical, .. } = full.block;
+                let fill_bytes = full.fill as u32;
+                let lsn = self.log.append(&Entry::BlockSeal { vbn, fill_bytes });
+                logged.push(Logged { request, lsn, effect: Effect::Seal { physical } });
+            }
             match self.core.space.take(false) {
                 Some(block) => self.start_block(block),
                 None => {
@@ -197,7 +198,7 @@ impl Sequencer {
                 }
             }
         }
-        let tail = self.tail.as_mut().expect("there is one since the line above");
+        let tail = self.tail.as_mut().expect("the loop ends with one");
         let at = align(tail.fill);
         let place = Place::new(tail.block.vbn, at as u32);
         let kind = record.kind.slot().unwrap_or(SlotKind::Named);

@@ -43,15 +43,16 @@ impl Core {
     async fn allocate(&self, extent_bytes: u64) -> Result<Allocation, PutError> {
         // A queue, first come first served: the lock is held while a block is awaited, so that nobody overtakes.
         let mut tail = self.uploads.paged.lock().await;
-        if let Some(full) = tail.take_if(|t| t.fill + extent_bytes > self.layout.block_bytes) {
-            let Taken { vbn, physical, .. } = full.block;
-            self.uploads.left_bytes.store(0, Ordering::Relaxed);
-            let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
-            let (reply, _) = oneshot::channel();
-            let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
-            self.control.send(Control::Changes(seal)).await.map_err(|_| PutError::Unavailable("store is closed".into()))?;
-        }
-        if tail.is_none() {
+        // A block that goes on where an earlier run left it may be too full already.
+        while tail.as_ref().is_none_or(|t| t.fill + extent_bytes > self.layout.block_bytes) {
+            if let Some(full) = tail.take() {
+                let Taken { vbn, physical, .. } = full.block;
+                self.uploads.left_bytes.store(0, Ordering::Relaxed);
+                let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
+                let (reply, _) = oneshot::channel();
+                let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
+                self.control.send(Control::Changes(seal)).await.map_err(|_| PutError::Unavailable("store is closed".into()))?;
+            }
             let block = self.take_block(false).await?;
             *tail = Some(PagedTail { block, fill: u64::from(block.fill_bytes).next_multiple_of(PAGE_BYTES as u64) });
         }

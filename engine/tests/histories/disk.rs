@@ -91,7 +91,6 @@ pub const MOVE: u8 = 2;
 pub const DELETE: u8 = 4;
 pub const OPEN: u8 = 5;
 pub const RETIRE: u8 = 7;
-pub const VOID: u8 = 8;
 pub const DURABLE: u8 = 9;
 
 /// A unit of the log, as far as it can be told without its checksum.
@@ -138,6 +137,12 @@ pub fn log_units(device: &SimDevice) -> Vec<Unit> {
     }
     units.sort_by_key(|u| (u.page, u.lsn));
     units
+}
+
+/// What the highest mark in the log covers.
+pub fn marked(device: &SimDevice) -> u64 {
+    let marks = log_units(device).into_iter().filter(|u| u.tag == DURABLE);
+    marks.map(|u| u64_at(&u.hash, 0)).max().unwrap_or(0).max(superblock(device, 0).mark)
 }
 
 pub fn count_of(device: &SimDevice, tag: u8) -> usize {

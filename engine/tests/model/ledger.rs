@@ -52,6 +52,8 @@ pub(crate) struct Ledger {
     pub(crate) table_pressure: bool,
     /// More was touched in a window than the bound allows, at some time.
     pub(crate) exceeded: bool,
+    /// A read may fail at any time in this run.
+    pub(crate) reads_may_fail: bool,
     /// A stop was unclean: what was put after the last image looks as if it had just been put, and the store's own count of breaches
     /// with it. What must be there must be there all the same.
     pub(crate) restamped: bool,
@@ -68,7 +70,7 @@ impl Ledger {
     }
     /// Whether a read of the content must find it.
     pub(crate) fn must(&self, id: u64) -> bool {
-        self.blobs.get(&id).is_some_and(|b| b.acked && !b.lossy && self.within(b.touched_at))
+        !self.reads_may_fail && self.blobs.get(&id).is_some_and(|b| b.acked && !b.lossy && self.within(b.touched_at))
     }
     pub(crate) fn attempted(&mut self, id: u64, bytes: u64) {
         self.blobs.entry(id).or_insert_with(|| Blob { bytes, ..Blob::default() });
@@ -139,7 +141,8 @@ impl Ledger {
     pub(crate) fn may_read(&self, id: u64, value: Option<u64>) -> bool {
         let Some(name) = self.names.get(&id) else { return value.is_none() };
         let known = name.possible().any(|w| w.value == value);
-        known || (value.is_none() && (name.lossy || !self.within(name.touched_at))) || (name.lossy && name.older.contains(&value))
+        let lossy = name.lossy || self.reads_may_fail;
+        known || (value.is_none() && (lossy || !self.within(name.touched_at))) || (lossy && name.older.contains(&value))
     }
     /// A read gave this value, with no write under way.
     pub(crate) fn observed(&mut self, id: u64, value: Option<u64>, at: u64, group: bool, what: &str) {

@@ -1,6 +1,7 @@
 //! Uploads whose stream was cut: kept for the client to go on.
 //!
-//! Always true here: their number, the bytes they have taken together and the time each waits are bounded; an upload is either
+//! Always true here: their number, the size of their blobs together (the room that the store holds for them, however little was
+//! sent) and the time each waits are bounded; an upload is either
 //! here or with one stream, never both. Locks: one, held for no I/O and no await; what is thrown out is dropped outside it.
 
 use std::{
@@ -23,7 +24,7 @@ use crate::store::{BlobUpload, Digest, Instance};
 pub struct SuspendedLimits {
     /// Uploads kept at most; the one that waits longest goes first.
     pub uploads_max: usize,
-    /// Bytes that they have taken together.
+    /// Bytes of their blobs together. The store cannot give this room to others, so it has to be a part of what uploads may hold.
     pub bytes_max: u64,
     /// How long one is kept.
     pub idle_max: Duration,
@@ -76,7 +77,7 @@ struct Kept {
 impl Kept {
     fn remove(&mut self, key: &Key) -> Option<Box<dyn BlobUpload>> {
         let upload = self.uploads.remove(key)?.upload;
-        self.bytes = self.bytes.saturating_sub(upload.written_bytes());
+        self.bytes = self.bytes.saturating_sub(key.digest.size_bytes);
         Some(upload)
     }
 
@@ -110,8 +111,8 @@ impl Suspended {
 
     /// Keeps an upload, unless it has taken nothing or more than may be kept.
     pub(super) fn keep(&self, name: &UploadName, upload: Box<dyn BlobUpload>) {
-        let bytes = upload.written_bytes();
-        if bytes == 0 || self.limits.uploads_max == 0 {
+        let bytes = name.blob.digest.size_bytes;
+        if upload.written_bytes() == 0 || self.limits.uploads_max == 0 {
             return;
         }
         if bytes > self.limits.bytes_max {
@@ -218,7 +219,11 @@ mod tests {
     }
 
     fn name(instance: &str, uuid: &str) -> UploadName {
-        let name = format!("{instance}/uploads/{uuid}/blobs/{}/100", "a".repeat(64));
+        name_of_size(instance, uuid, 100)
+    }
+
+    fn name_of_size(instance: &str, uuid: &str, size_bytes: u64) -> UploadName {
+        let name = format!("{instance}/uploads/{uuid}/blobs/{}/{size_bytes}", "a".repeat(64));
         parse_write(&name, &DigestFunction::ALL).unwrap()
     }
 
@@ -235,7 +240,7 @@ mod tests {
         assert_eq!(registry.written_bytes(&name("a", "2")), None);
         assert_eq!(registry.take(&name("b", "1")).unwrap().written_bytes(), 6);
         assert!(registry.take(&name("b", "1")).is_none());
-        assert_eq!(registry.kept.lock().bytes, 5);
+        assert_eq!(registry.kept.lock().bytes, 100);
         // Nothing was sent: nothing is worth keeping.
         registry.keep(&name("c", "1"), Box::new(Written(0)));
         assert_eq!(registry.written_bytes(&name("c", "1")), None);
@@ -243,16 +248,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bounds_hold_and_the_oldest_goes_first() {
-        let registry = registry(2, 100);
-        for (uuid, bytes) in [("1", 10), ("2", 10), ("3", 10)] {
-            registry.keep(&name("a", uuid), Box::new(Written(bytes)));
+        let registry = registry(2, 1000);
+        for uuid in ["1", "2", "3"] {
+            registry.keep(&name("a", uuid), Box::new(Written(10)));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(registry.written_bytes(&name("a", "1")), None);
-        registry.keep(&name("a", "4"), Box::new(Written(95)));
+        // The room that is held counts, not what was sent so far.
+        let large = name_of_size("a", "4", 950);
+        registry.keep(&large, Box::new(Written(10)));
         assert_eq!(registry.kept.lock().uploads.len(), 1);
-        registry.keep(&name("a", "5"), Box::new(Written(101)));
-        assert_eq!(registry.written_bytes(&name("a", "4")), Some(95));
+        registry.keep(&name_of_size("a", "5", 1001), Box::new(Written(10)));
+        assert_eq!(registry.written_bytes(&large), Some(10));
         assert_eq!(registry.counters.evicted.load(Ordering::Relaxed), 4);
     }
 
