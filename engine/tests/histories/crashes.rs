@@ -121,7 +121,8 @@ pub fn full_store(seed: u64) -> (SimDevice, Ledger) {
             if round % 6 == 0 {
                 ledger.put(&engine, round * 100 + 60, 600_000).await.expect("put");
             }
-            for (id, (size, _)) in ledger.0.lock().content.clone() {
+            let known = ledger.0.lock().content.clone();
+            for (id, (size, _)) in known {
                 assert!(engine.lookup(&[(content(id), Some(size as u64))]).await[0], "{id}");
             }
             for id in 0..=round {

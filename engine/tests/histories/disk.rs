@@ -139,6 +139,12 @@ pub fn log_units(device: &SimDevice) -> Vec<Unit> {
     units
 }
 
+/// What the highest mark in the log covers.
+pub fn marked(device: &SimDevice) -> u64 {
+    let marks = log_units(device).into_iter().filter(|u| u.tag == DURABLE);
+    marks.map(|u| u64_at(&u.hash, 0)).max().unwrap_or(0).max(superblock(device, 0).mark)
+}
+
 pub fn count_of(device: &SimDevice, tag: u8) -> usize {
     log_units(device).iter().filter(|u| u.tag == tag).count()
 }
