@@ -115,6 +115,11 @@ impl Series {
                 len = marked - at;
             }
             let piece = match len == rest {
+                // Where the noise begins anew within the mark, the mark is a piece of its own.
+                _ if len == 0 => {
+                    len = rest;
+                    Bytes::copy_from_slice(&self.mark(number))
+                }
                 false => NOISE.slice(within..within + len),
                 true => {
                     let mut piece = NOISE[within..within + len].to_vec();
