@@ -35,6 +35,8 @@ failed() {
 start_server() {
     local binary=$1 waited
     shift
+    # Emptied here: the child empties it a moment later, and until then the last server's `ready` would be taken for this one's.
+    : > "$WORK/server.log"
     "$binary" --grpc 127.0.0.1:0 --http 127.0.0.1:0 "$@" 2> "$WORK/server.log" &
     SERVER_PID=$!
     for ((waited = 0; waited < 1200; waited++)); do
