@@ -167,6 +167,7 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 struct Held {
     writes: Vec<Range<u64>>,
+    reads: bool,
     flushes: bool,
 }
 
@@ -188,6 +189,10 @@ impl Gate {
     pub fn hold_writes(&self, range: Range<u64>) {
         self.held.send_modify(|h| h.writes.push(range));
     }
+    /// Reads are not issued until [`Self::open`].
+    pub fn hold_reads(&self) {
+        self.held.send_modify(|h| h.reads = true);
+    }
     /// Flushes are not issued until [`Self::open`].
     pub fn hold_flushes(&self) {
         self.held.send_modify(|h| h.flushes = true);
@@ -202,7 +207,14 @@ impl Device for Gate {
         self.inner.geometry()
     }
     fn read(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
-        self.inner.read(offset_bytes, buf)
+        let (inner, mut held) = (self.inner.clone(), self.held.subscribe());
+        if !held.borrow().reads {
+            return inner.read(offset_bytes, buf);
+        }
+        Box::pin(async move {
+            drop(held.wait_for(|h| !h.reads).await.map(drop));
+            inner.read(offset_bytes, buf).await
+        })
     }
     fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
         self.note(Event::Write(offset_bytes..offset_bytes + buf.len() as u64));
