@@ -166,11 +166,12 @@ fn beyond_the_image_before(seed: u64) -> (SimDevice, Ledger) {
         format(&device, Some(150_000)).await;
         let gate = Gate::new(&device);
         let (engine, _) = Engine::open(Arc::new(gate.clone()), options()).await.expect("open");
-        for round in 0..2 {
+        // Image 3 begins when a third of the ring is used: well behind image 2, which is well behind image 1.
+        for (round, objects) in [(0, 600), (1, 14_000)] {
             for named in 0..20 {
                 ledger.put_named(&engine, named, 60).await.expect("put");
             }
-            ledger.put_many(&engine, round * 50_000..round * 50_000 + 15_000, 8).await.expect("put");
+            ledger.put_many(&engine, round * 50_000..round * 50_000 + objects, 8).await.expect("put");
             engine.checkpoint().await.expect("image");
         }
         let pages = engine.stats().log_pages;
