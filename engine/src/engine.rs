@@ -15,7 +15,7 @@ use crate::{
     },
     key::{Key, KeySpace},
     read::{self, Object},
-    recover::{Recovered, recover},
+    recover::{Recovered, State, recover},
     rotation,
     sequencer::{Change, Control, PackedRecord, Sequencer},
     space::Space,
@@ -183,15 +183,15 @@ impl Engine {
     /// Opens the store on a device, after whatever the last run left behind. Must be called within a tokio runtime, in which the
     /// store's tasks run.
     pub async fn open(device: Arc<dyn Device>, options: OpenOptions) -> Result<(Self, OpenReport), OpenError> {
-        let recovered = recover(&device).await?;
-        let Recovered { superblock, layout, mask, hasher, census, table, rows, tick, end, durable, unflushed_bytes, log_tail, .. } =
-            recovered;
+        let Recovered { state, end, durable, log_tail, report } = recover(&device).await?;
+        let State { superblock, layout, mask, hasher, census, table, rows, tick, unflushed_bytes, damaged_units, damaged_heads, .. } =
+            state;
         let (puts, puts_receiver) = mpsc::channel(QUEUED_REQUESTS_MAX);
         let (control, control_receiver) = mpsc::channel(QUEUED_REQUESTS_MAX);
         let (touched, touched_receiver) = mpsc::channel(TOUCHED_MAX);
         let space = Space::new(layout.clone());
         space.load(&rows);
-        let clock = AgeClock::new(space.capacity_bytes());
+        let clock = AgeClock::new(layout.capacity_bytes());
         clock.set_tick(tick);
         let core = Arc::new(Core {
             cache: RecordCache::new(options.cache_bytes),
@@ -221,10 +221,10 @@ impl Engine {
             unflushed_bytes: AtomicU64::new(unflushed_bytes),
             log_changed: Notify::new(),
         });
-        count(&core.counters.voided_entries, recovered.report.voided_entries);
-        count(&core.counters.damaged_log, recovered.report.damaged_entries);
-        count(&core.counters.damaged_image_units, recovered.damaged_units);
-        count(&core.counters.damaged_block_heads, recovered.damaged_heads);
+        count(&core.counters.voided_entries, report.voided_entries);
+        count(&core.counters.damaged_log, report.damaged_entries);
+        count(&core.counters.damaged_image_units, damaged_units);
+        count(&core.counters.damaged_block_heads, damaged_heads);
         let sequencer = Sequencer::new(core.clone(), puts_receiver, control_receiver, end).with_unflushed(unflushed_bytes);
         let mut tasks = JoinSet::new();
         tasks.spawn(sequencer.run());
@@ -232,7 +232,7 @@ impl Engine {
         tasks.spawn(rotation::open_blocks(core.clone()));
         tasks.spawn(rotation::reclaim_blocks(core.clone()));
         tasks.spawn(rotation::touch_parts(core.clone(), touched_receiver));
-        Ok((Self { shared: Arc::new(Shared { core, tasks: Mutex::new(tasks) }) }, recovered.report))
+        Ok((Self { shared: Arc::new(Shared { core, tasks: Mutex::new(tasks) }) }, report))
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -465,7 +465,7 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let core = self.core();
         Stats {
-            capacity_bytes: core.space.capacity_bytes(),
+            capacity_bytes: core.layout.capacity_bytes(),
             live_slots: core.table.live(),
             table_slots: core.table.slots(),
             table_bytes: core.table.allocated_bytes(),

@@ -150,7 +150,7 @@ pub(crate) fn drop_damaged(core: &Arc<Core>, hash: KeyHash, kind: SlotKind, plac
 }
 
 /// Logs that the slot that said `place` is gone, without waiting.
-pub(crate) fn log_delete(core: &Arc<Core>, hash: KeyHash, kind: SlotKind, place: Place) {
+fn log_delete(core: &Arc<Core>, hash: KeyHash, kind: SlotKind, place: Place) {
     let core = core.clone();
     tokio::spawn(async move {
         let (reply, _) = oneshot::channel();

@@ -19,7 +19,7 @@ use crate::{
         table::Found,
     },
     policy::{Candidate, Choice, FewestWanted, Pressure, ReclaimPolicy, breaches},
-    read::{drop_damaged, head_only, log_delete, manifest_at, read_record},
+    read::{drop_damaged, head_only, manifest_at, read_record},
     sequencer::{Change, Control},
     space::Taken,
     stats::count,
@@ -81,7 +81,7 @@ impl Reclaim {
             .collect();
         let pressure = Pressure {
             total: by_age(core.census.total()),
-            capacity_bytes: core.space.capacity_bytes(),
+            capacity_bytes: core.layout.capacity_bytes(),
             block_bytes: core.layout.block_bytes,
             slots_max: core.slots_reclaim(),
             for_table: for_table && !short,
@@ -215,7 +215,7 @@ impl Reclaim {
         let verdict = match verdicts.get(&upload_id) {
             Some(verdict) => *verdict,
             None => {
-                let verdict = self.judge(&upload_id, &object, young).await;
+                let verdict = self.judge(&upload_id, &object, young).await?;
                 verdicts.insert(upload_id, verdict);
                 verdict
             }
@@ -234,10 +234,10 @@ impl Reclaim {
     }
 
     /// The stamp of the object to which the upload's parts belong, if it is kept. One that is not loses its manifest here.
-    async fn judge(&self, upload_id: &[u8; 16], object: &crate::key::Key, young: &impl Fn(u8) -> bool) -> Option<u8> {
+    async fn judge(&self, upload_id: &[u8; 16], object: &crate::key::Key, young: &impl Fn(u8) -> bool) -> Result<Option<u8>, PutError> {
         let core = &self.core;
         if core.uploads.is_running(upload_id) {
-            return Some(core.clock.stamp());
+            return Ok(Some(core.clock.stamp()));
         }
         let hash = core.hash(&RecordKey::Object(*object));
         for found in core.table.find(&hash, SlotKind::Content, None).iter().filter(|f| f.kind == SlotKind::Manifest) {
@@ -246,15 +246,16 @@ impl Reclaim {
                 continue;
             }
             if young(found.stamp) || !core.table.remove_untouched(found.address, found.place, found.stamp) {
-                return Some(found.stamp);
+                return Ok(Some(found.stamp));
             }
             self.dropped(found.stamp);
-            // The manifest's own block is not being retired: without this entry a crash would bring it back, without its parts.
-            log_delete(core, hash, SlotKind::Manifest, found.place);
+            // The manifest's own block is not being retired: without this entry, ahead of the retirement of any block with its parts, a
+            // crash would bring it back without them.
+            core.submit_control(vec![Change::Delete { hash, kind: SlotKind::Manifest, from: found.place }]).await?;
             self.drop_parts(object, &manifest);
-            return None;
+            return Ok(None);
         }
-        None
+        Ok(None)
     }
 
     /// Copies records out of the block and points their slots to the copies.

@@ -19,11 +19,10 @@ use crate::{
         log::{Entry, Location, PageHead},
         record::{Manifest, RecordKey},
         superblock::{ImageInForce, Superblock},
-        types::{Epoch, KeyHash, Lsn, SlotKind, Vbn},
+        types::{KeyHash, Lsn, SlotKind, Vbn},
     },
     log_writer::{LogEnd, LogWriter},
     map::{census::Census, hasher::KeyHasher, table::Placed, table::Table},
-    space::Space,
     superblocks,
 };
 use futures::{StreamExt, stream};
@@ -42,23 +41,13 @@ const READ_BYTES: usize = 1 << 20;
 /// Log pages in a row that may be unreadable or foreign before the search for a later mark ends.
 const GAP_PAGES_MAX: u64 = 1024;
 
-/// A store as recovery found it.
+/// A store that recovery made ready to go on.
 pub(crate) struct Recovered {
-    pub(crate) superblock: Superblock,
-    pub(crate) layout: Layout,
-    pub(crate) mask: CrcMask,
-    pub(crate) hasher: KeyHasher,
-    pub(crate) census: Arc<Census>,
-    pub(crate) table: Table,
-    pub(crate) rows: Vec<BlockRow>,
-    pub(crate) tick: u64,
+    /// As it was found, but for the superblock, which is the one of this opening.
+    pub(crate) state: State,
     pub(crate) end: LogEnd,
     pub(crate) durable: Lsn,
-    /// Bytes of records whose entries counted although no flush is known to cover them.
-    pub(crate) unflushed_bytes: u64,
     pub(crate) log_tail: u64,
-    pub(crate) damaged_units: u64,
-    pub(crate) damaged_heads: u64,
     pub(crate) report: OpenReport,
 }
 
@@ -84,6 +73,7 @@ pub(crate) struct State {
     pub(crate) accepted: Accepted,
     /// Entries that nothing durable stands behind and that are not voided yet.
     pub(crate) voids: Vec<(Lsn, Lsn)>,
+    /// Bytes of records whose entries counted although no flush is known to cover them.
     pub(crate) unflushed_bytes: u64,
     pub(crate) read_bytes: u64,
     pub(crate) damaged_units: u64,
@@ -156,58 +146,37 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
 /// Opens the store on `device`.
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
-    let state = read_state(&**device).await?;
-    let State { superblock, layout, mask, accepted, voids, replay, previous_covered, table, .. } = state;
-
-    let mut next = superblock.clone();
-    next.sequence += 1;
-    next.epoch = Epoch(superblock.epoch.0 + 1);
-    next.clean = false;
-    next.mark = accepted.mark;
-    superblocks::write_all(&**device, &next).await.map_err(io_error("write superblocks"))?;
-    let (end, durable) = write_voids(&**device, &layout, &mask, next.epoch, &accepted, &voids).await?;
+    let mut state = read_state(&**device).await?;
+    let clean = state.superblock.clean;
+    state.superblock.sequence += 1;
+    state.superblock.epoch.0 += 1;
+    state.superblock.clean = false;
+    state.superblock.mark = state.accepted.mark;
+    superblocks::write_all(&**device, &state.superblock).await.map_err(io_error("write superblocks"))?;
+    let (end, durable) = write_voids(&**device, &state).await?;
 
     let report = OpenReport {
-        clean: superblock.clean,
-        objects: table.live(),
+        clean,
+        objects: state.table.live(),
         read_bytes: state.read_bytes,
-        voided_entries: voids.iter().map(|(first, last)| last.0 - first.0 + 1).sum(),
-        damaged_entries: accepted.damaged,
+        voided_entries: state.voids.iter().map(|(first, last)| last.0 - first.0 + 1).sum(),
+        damaged_entries: state.accepted.damaged,
         elapsed: start.elapsed(),
     };
-    let log_tail = if previous_covered { next.previous_image.replay_page.min(replay.replay_page) } else { replay.replay_page };
-    Ok(Recovered {
-        superblock: next,
-        layout,
-        mask,
-        hasher: state.hasher,
-        census: state.census,
-        table,
-        rows: state.rows,
-        tick: state.tick,
-        end,
-        durable,
-        unflushed_bytes: state.unflushed_bytes,
-        log_tail,
-        damaged_units: state.damaged_units,
-        damaged_heads: state.damaged_heads,
-        report,
-    })
+    let mut log_tail = state.replay.replay_page;
+    if state.previous_covered {
+        log_tail = log_tail.min(state.superblock.previous_image.replay_page);
+    }
+    Ok(Recovered { state, end, durable, log_tail, report })
 }
 
 /// Writes and flushes the voids, if there are any. Says where the log ends now, and what is durable.
-async fn write_voids(
-    device: &dyn Device,
-    layout: &Layout,
-    mask: &CrcMask,
-    epoch: Epoch,
-    accepted: &Accepted,
-    voids: &[(Lsn, Lsn)],
-) -> Result<(LogEnd, Lsn), OpenError> {
+async fn write_voids(device: &dyn Device, state: &State) -> Result<(LogEnd, Lsn), OpenError> {
+    let State { superblock, layout, mask, accepted, voids, .. } = state;
     if voids.is_empty() {
         return Ok((accepted.end, accepted.mark));
     }
-    let mut log = LogWriter::new(mask.clone(), epoch, accepted.end);
+    let mut log = LogWriter::new(mask.clone(), superblock.epoch, accepted.end);
     for (first, last) in voids {
         log.append(&Entry::Void { first: *first, last: *last });
     }
@@ -432,7 +401,7 @@ impl Opening<'_> {
         let failed: HashSet<Lsn> = new_voids.iter().copied().collect();
         let counts = |lsn: Lsn| !voided(lsn) && !failed.contains(&lsn);
         // The clock goes on as these bytes were accepted; without it all of them would look as new as what is put next.
-        let tick_bytes = tick_bytes(Space::new(self.layout.clone()).capacity_bytes());
+        let tick_bytes = tick_bytes(self.layout.capacity_bytes());
         let fresh = |entry: &Entry, lsn: Lsn| match entry {
             Entry::Put(location) if lsn > self.table.unit_lsn(&location.hash) => u64::from(location.extent_bytes),
             _ => 0,

@@ -10,15 +10,12 @@
 
 use crate::format::{
     image::BlockRow,
-    layout::Layout,
+    layout::{CARRY_BLOCKS, Layout},
     types::{Lsn, Vbn},
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use tokio::sync::Notify;
-
-/// Spare blocks that only reclaim may take.
-pub(crate) const CARRY_BLOCKS: u64 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -79,7 +76,6 @@ pub(crate) struct Space {
 impl Space {
     /// All blocks free, with the tenants that they had last.
     pub(crate) fn new(layout: Layout) -> Self {
-        let blocks = u64::from(layout.block_count);
         let rows = vec![Row { vbn: Vbn::NONE, state: State::Free, fill_bytes: 0, pending: 0 }; layout.block_count as usize];
         let free = (0..layout.block_count).collect();
         Self {
@@ -87,8 +83,8 @@ impl Space {
             room: Notify::new(),
             opening: Notify::new(),
             reclaim: Notify::new(),
-            reserve_blocks: (blocks / 16).max(2),
-            ahead_blocks: (blocks / 32).clamp(2, 8),
+            reserve_blocks: layout.upload_reserve_blocks(),
+            ahead_blocks: layout.ahead_blocks(),
             layout,
         }
     }
@@ -115,16 +111,6 @@ impl Space {
                 }
             }
         }
-    }
-
-    /// Bytes of the blocks that are not reserved.
-    pub(crate) fn capacity_bytes(&self) -> u64 {
-        let reserved = CARRY_BLOCKS + self.reserve_blocks + self.ahead_blocks;
-        (u64::from(self.layout.block_count) - reserved.min(u64::from(self.layout.block_count) / 2)) * self.layout.block_bytes
-    }
-    /// Bytes that uploads may hold before they count as accepted.
-    pub(crate) fn upload_reserve_bytes(&self) -> u64 {
-        self.reserve_blocks * self.layout.block_bytes
     }
 
     /// A block for records. `None` if there is none now; wait for [`Self::room`].

@@ -138,7 +138,7 @@ impl Core {
     }
     /// Largest object.
     pub(crate) fn object_bytes_max(&self) -> u64 {
-        self.space.capacity_bytes() / 4 * 3
+        self.layout.capacity_bytes() / 4 * 3
     }
     fn part_bytes(&self, size_bytes: u64) -> u64 {
         let wanted = (size_bytes / 4096).max(WHOLE_BYTES_MAX).next_multiple_of(PART_GRANULE_BYTES);

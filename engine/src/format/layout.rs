@@ -11,6 +11,8 @@ const MIB: u64 = 1 << 20;
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Fewest blocks of a store.
 pub(crate) const BLOCKS_MIN: u32 = 32;
+/// Spare blocks that only reclaim may take, for its copies.
+pub(crate) const CARRY_BLOCKS: u64 = 2;
 /// Sizes of a block.
 pub(crate) const BLOCK_BYTES_MIN: u64 = MIB;
 pub(crate) const BLOCK_BYTES_MAX: u64 = 1 << 30;
@@ -142,6 +144,20 @@ impl Layout {
     pub(crate) fn next_vbn(&self, physical: u32, vbn: Vbn) -> Option<Vbn> {
         let generation = vbn.0 / self.vbn_stride + 1;
         generation.checked_mul(self.vbn_stride)?.checked_add(physical).map(Vbn)
+    }
+    /// Blocks that running uploads may take before their bytes count as accepted.
+    pub(crate) fn upload_reserve_blocks(&self) -> u64 {
+        (u64::from(self.block_count) / 16).max(2)
+    }
+    /// Blocks that are kept open ahead of need.
+    pub(crate) fn ahead_blocks(&self) -> u64 {
+        (u64::from(self.block_count) / 32).clamp(2, 8)
+    }
+    /// Bytes of the blocks that are not reserved.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        let blocks = u64::from(self.block_count);
+        let reserved = CARRY_BLOCKS + self.upload_reserve_blocks() + self.ahead_blocks();
+        (blocks - reserved.min(blocks / 2)) * self.block_bytes
     }
     /// Byte offset of a block on the device.
     pub(crate) fn block_offset(&self, physical: u32) -> u64 {

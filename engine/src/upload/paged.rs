@@ -149,7 +149,7 @@ pub(super) async fn write_paged(
         Accept::Now => u64::from(location.extent_bytes),
         Accept::IfOverReserve(unaccepted) => {
             let before = core.uploads.unaccepted_bytes.fetch_add(u64::from(location.extent_bytes), Ordering::Relaxed);
-            if before + u64::from(location.extent_bytes) > core.space.upload_reserve_bytes() {
+            if before + u64::from(location.extent_bytes) > core.layout.upload_reserve_blocks() * core.layout.block_bytes {
                 core.uploads.unaccepted_bytes.fetch_sub(u64::from(location.extent_bytes), Ordering::Relaxed);
                 u64::from(location.extent_bytes)
             } else {

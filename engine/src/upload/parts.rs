@@ -59,7 +59,7 @@ impl Parts {
         id[..4].copy_from_slice(&core.epoch.0.to_le_bytes());
         id[4..12].copy_from_slice(&number.to_le_bytes());
         let start = Instant::now();
-        let half = core.space.capacity_bytes() / 2;
+        let half = core.layout.capacity_bytes() / 2;
         loop {
             let ended = core.uploads.ended.notified();
             tokio::pin!(ended);
