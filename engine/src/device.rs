@@ -86,6 +86,12 @@ pub trait Device: Send + Sync + Debug + 'static {
     /// success.
     fn read(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)>;
 
+    /// As [`Device::read`], but sees only what the medium has or a flush can still bring there. After a flush that failed, in this
+    /// process or one before it, the page cache may go on showing what the medium lacks and will never get.
+    fn read_stored(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
+        self.read(offset_bytes, buf)
+    }
+
     /// Writes the whole of `buf` at `offset_bytes` and gives the buffer back.
     fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)>;
 

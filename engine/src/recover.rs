@@ -1,7 +1,8 @@
 //! Opening a store: from whatever the last run left behind to a map in which nothing is that is not on the device.
 //!
 //! Always true here: nothing is written before the store is known to be ours and whole; a higher epoch is durable before any other
-//! write; voids are durable before anything is served. Recovering twice gives what recovering once gives.
+//! write; voids are durable before anything is served; what no flush is known to cover is read from the medium, not from a cache
+//! that may show what a failed flush lost. Recovering twice gives what recovering once gives.
 
 pub(crate) mod scan;
 mod verify;
@@ -212,14 +213,14 @@ struct Opening<'a> {
 impl Opening<'_> {
     async fn read(&mut self, offset: u64, bytes: usize) -> io::Result<AlignedBuf> {
         self.read_bytes += bytes as u64;
-        let (buf, result) = self.device.read(offset, AlignedBuf::take(bytes)).await;
+        let (buf, result) = self.device.read_stored(offset, AlignedBuf::take(bytes)).await;
         result.map(|()| buf)
     }
 
     async fn read_block_heads(&mut self) -> Vec<Option<BlockHead>> {
         let (device, layout, mask, uuid) = (self.device, self.layout, self.mask, &self.superblock.uuid);
         let reads = (0..layout.block_count).map(|physical| {
-            let read = device.read(layout.block_offset(physical), AlignedBuf::take(PAGE_BYTES));
+            let read = device.read_stored(layout.block_offset(physical), AlignedBuf::take(PAGE_BYTES));
             async move {
                 let (page, result) = read.await;
                 result.ok().and_then(|()| BlockHead::decode(mask, uuid, &page)).filter(|h| h.physical == physical)

@@ -63,7 +63,7 @@ pub(crate) async fn read(device: &dyn Device) -> Result<Superblock, OpenError> {
     let mut faults = Vec::new();
     let mut too_new = None;
     for offset in Layout::superblock_offsets(device_bytes) {
-        let (page, result) = device.read(offset, AlignedBuf::zeroed(PAGE_BYTES)).await;
+        let (page, result) = device.read_stored(offset, AlignedBuf::zeroed(PAGE_BYTES)).await;
         match result {
             Ok(()) => match Superblock::decode(&page) {
                 Ok(copy) => copies.push(copy),

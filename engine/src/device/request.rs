@@ -4,6 +4,7 @@
 //! exist, whoever wants one more waits in its own future; what was accepted is finished, also if nobody waits any more.
 
 use super::{AlignedBuf, DeviceCounters, Geometry, IoFuture, PAGE_BYTES, backing::Backing};
+use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::{
     future::{Future, ready},
@@ -279,6 +280,15 @@ impl<Q: Inlet> Front<Q> {
             }
             // Not cached, or only in part, or an error that the ordinary way will find again.
             _ => false,
+        }
+    }
+
+    /// Takes out of the page cache what needs no writing any more: the next read is of the medium.
+    pub(super) fn forget_cached(&self, offset_bytes: u64, len: usize) {
+        if let (false, Some(len)) = (self.geometry.direct, std::num::NonZeroU64::new(len as u64))
+            && let Err(errno) = fadvise(&*self.backing, offset_bytes, Some(len), Advice::DontNeed)
+        {
+            tracing::warn!(offset_bytes, error = %errno, "failed to drop cached pages: what a failed flush lost may be seen");
         }
     }
 

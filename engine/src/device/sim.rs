@@ -307,6 +307,12 @@ impl Device for SimDevice {
         })
     }
 
+    fn read_stored(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
+        let first_page = offset_bytes / PAGE_BYTES as u64;
+        self.shared.state.lock().image.forget_doomed(first_page..first_page + (buf.len() / PAGE_BYTES) as u64);
+        self.read(offset_bytes, buf)
+    }
+
     fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
         if let Err(error) = check_range(self.geometry.len_bytes, offset_bytes, buf.len()) {
             return Box::pin(ready((buf, Err(error))));

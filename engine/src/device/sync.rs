@@ -112,6 +112,11 @@ impl Device for SyncDevice {
         self.front.transfer(Kind::Read, offset_bytes, buf)
     }
 
+    fn read_stored(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
+        self.front.forget_cached(offset_bytes, buf.len());
+        self.front.transfer(Kind::Read, offset_bytes, buf)
+    }
+
     fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
         self.front.transfer(Kind::Write, offset_bytes, buf)
     }

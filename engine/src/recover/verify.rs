@@ -51,7 +51,7 @@ impl Verifier<'_> {
         let start = in_block / PAGE_BYTES as u64 * PAGE_BYTES as u64;
         let skip = (in_block - start) as usize;
         let buf = AlignedBuf::take(skip + location.extent_bytes as usize);
-        let (buf, result) = self.device.read(self.layout.block_offset(physical) + start, buf).await;
+        let (buf, result) = self.device.read_stored(self.layout.block_offset(physical) + start, buf).await;
         result.ok()?;
         let bytes = buf.get(skip..skip + location.extent_bytes as usize)?;
         let head = RecordHead::decode(self.mask, location.place, bytes, self.layout.block_bytes).ok()?;

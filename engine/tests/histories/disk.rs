@@ -216,6 +216,9 @@ impl Device for Gate {
             inner.read(offset_bytes, buf).await
         })
     }
+    fn read_stored(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
+        self.inner.read_stored(offset_bytes, buf)
+    }
     fn write(&self, offset_bytes: u64, buf: AlignedBuf) -> IoFuture<(AlignedBuf, io::Result<()>)> {
         self.note(Event::Write(offset_bytes..offset_bytes + buf.len() as u64));
         let (inner, mut held) = (self.inner.clone(), self.held.subscribe());

@@ -127,8 +127,8 @@ impl World {
         assert!(self.engine().poisoned().is_some(), "{}", self.what("a failed write or flush poisons"));
         self.verify("while poisoned").await;
         handle.clear_faults();
-        // After a failed flush the kernel may go on reading what the disk will never have, and the next process cannot tell.
-        let stop = if flush { Stop::PowerCut } else { Stop::Kill };
+        // After a failed flush the kernel may go on reading what the disk will never have: the next process must not take it over.
+        let stop = if self.rng.below(2) == 0 { Stop::PowerCut } else { Stop::Kill };
         let seed = self.stop(stop).await;
         self.restart(stop, seed, None, false).await;
     }

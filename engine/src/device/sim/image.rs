@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     sync::Arc,
 };
 
@@ -83,7 +84,7 @@ impl Image {
         }
     }
 
-    pub(super) fn sectors(&self, page: u64) -> std::ops::Range<u64> {
+    pub(super) fn sectors(&self, page: u64) -> Range<u64> {
         let per_page = self.sectors_per_page();
         page * per_page..(page + 1) * per_page
     }
@@ -150,6 +151,13 @@ impl Image {
             1 => Fate::Doomed,
             _ => Fate::Lost,
         });
+    }
+
+    /// Forgets what is read of these pages and will never be durable.
+    pub(super) fn forget_doomed(&mut self, pages: Range<u64>) {
+        for (_, versions) in self.cache.range_mut(pages) {
+            versions.retain(|version| !version.doomed);
+        }
     }
 
     fn settle(&mut self, mark: u64, mut fate: impl FnMut(u64) -> Fate) {
