@@ -154,7 +154,11 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     state.superblock.clean = false;
     state.superblock.mark = state.accepted.mark;
     superblocks::write_all(&**device, &state.superblock).await.map_err(io_error("write superblocks"))?;
-    let (end, durable) = write_voids(&**device, &state).await?;
+    let mut log_tail = state.replay.replay_page;
+    if state.previous_covered {
+        log_tail = log_tail.min(state.superblock.previous_image.replay_page);
+    }
+    let (end, durable) = write_voids(&**device, &state, log_tail).await?;
 
     let report = OpenReport {
         clean,
@@ -164,15 +168,11 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
         damaged_entries: state.accepted.damaged,
         elapsed: start.elapsed(),
     };
-    let mut log_tail = state.replay.replay_page;
-    if state.previous_covered {
-        log_tail = log_tail.min(state.superblock.previous_image.replay_page);
-    }
     Ok(Recovered { state, end, durable, log_tail, report })
 }
 
 /// Writes and flushes the voids, if there are any. Says where the log ends now, and what is durable.
-async fn write_voids(device: &dyn Device, state: &State) -> Result<(LogEnd, Lsn), OpenError> {
+async fn write_voids(device: &dyn Device, state: &State, log_tail: u64) -> Result<(LogEnd, Lsn), OpenError> {
     let State { superblock, layout, mask, accepted, voids, .. } = state;
     if voids.is_empty() {
         return Ok((accepted.end, accepted.mark));
@@ -182,6 +182,10 @@ async fn write_voids(device: &dyn Device, state: &State) -> Result<(LogEnd, Lsn)
         log.append(&Entry::Void { first: *first, last: *last });
     }
     if let Some(dirty) = log.take_dirty() {
+        // Puts leave a sixteenth of the ring; only hundreds of crashes in a row, each within the writing of one image, could use it up.
+        if log.end().page >= log_tail + layout.log_pages {
+            return Err(OpenError::Unusable("the log has no room for the entries that recovery must write".into()));
+        }
         for (page, bytes) in (dirty.first_page..).zip(dirty.bytes.chunks(PAGE_BYTES)) {
             let mut buf = AlignedBuf::zeroed(PAGE_BYTES);
             buf.copy_from_slice(bytes);

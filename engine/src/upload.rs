@@ -51,8 +51,11 @@ pub(crate) const WHOLE_BYTES_MAX: u64 = PIECE_BYTES as u64;
 const PART_GRANULE_BYTES: u64 = 256 << 10;
 /// Largest part: a part is gathered in memory before it is written.
 const PART_BYTES_MAX: u64 = 8 << 20;
-/// Longest wait for other uploads to end, or for a block.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a block.
+const BLOCK_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for other uploads to end, or for the memory they gather their parts in. Short, since what a waiting upload was sent
+/// already may fill the window of the connection that a running one needs.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Large objects whose parts are still to be touched.
 pub(crate) const TOUCHED_MAX: usize = 4096;
 
@@ -180,8 +183,8 @@ impl Core {
             tokio::select! {
                 () = room => {}
                 () = self.poison.happened() => {}
-                () = tokio::time::sleep_until(start + ROOM_WAIT_MAX) => {
-                    return Err(PutError::NoRoom(format!("no block came free in {} s", ROOM_WAIT_MAX.as_secs())));
+                () = tokio::time::sleep_until(start + BLOCK_WAIT_MAX) => {
+                    return Err(PutError::NoRoom(format!("no block came free in {} s", BLOCK_WAIT_MAX.as_secs())));
                 }
             }
         }

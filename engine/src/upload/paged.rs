@@ -1,6 +1,6 @@
 //! Paged records: gathered in memory, written at a place of their own, and only then logged.
 
-use super::{ROOM_WAIT_MAX, Reserved};
+use super::{Reserved, TURN_WAIT_MAX};
 use crate::{
     cache::Piece,
     core::Core,
@@ -80,11 +80,11 @@ impl Paged {
         // A part may be short enough to be packed by its length; here it is paged all the same.
         let shape = RecordShape::of(kind, payload_bytes);
         let bytes = u32::try_from(shape.extent_bytes.min(GATHERED_BYTES_MAX)).unwrap_or(u32::MAX);
-        let permit = match tokio::time::timeout(ROOM_WAIT_MAX, core.uploads.gathered.clone().acquire_many_owned(bytes)).await {
+        let permit = match tokio::time::timeout(TURN_WAIT_MAX, core.uploads.gathered.clone().acquire_many_owned(bytes)).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) => return Err(PutError::Unavailable("store is closed".into())),
             Err(_) => {
-                return Err(PutError::NoRoom(format!("other uploads held all buffers for {} s", ROOM_WAIT_MAX.as_secs())));
+                return Err(PutError::NoRoom(format!("other uploads held all buffers for {} s", TURN_WAIT_MAX.as_secs())));
             }
         };
         Ok(Self {

@@ -1,7 +1,7 @@
 //! Large objects: parts that are written while more arrives, then a manifest that makes them an object.
 
 use super::{
-    ROOM_WAIT_MAX,
+    TURN_WAIT_MAX,
     paged::{Accept, Paged, write_paged},
     put_packed,
 };
@@ -75,10 +75,10 @@ impl Parts {
             if start.elapsed().is_zero() {
                 count(&core.counters.uploads_waited, 1);
             }
-            if tokio::time::timeout_at(start + ROOM_WAIT_MAX, ended).await.is_err() {
+            if tokio::time::timeout_at(start + TURN_WAIT_MAX, ended).await.is_err() {
                 return Err(PutError::NoRoom(format!(
                     "running uploads hold half of the capacity, and none ended in {} s",
-                    ROOM_WAIT_MAX.as_secs()
+                    TURN_WAIT_MAX.as_secs()
                 )));
             }
         }

@@ -5,7 +5,7 @@ use crate::{
     crashes::{full_store, small_store},
     ledger::{Fate, Ledger},
 };
-use blockstore_engine::Begin;
+use blockstore_engine::{Begin, PutError};
 
 // Each ended on a part of less than 64 KiB, which is laid out like a small record but has no LSN when it is written: replay held it
 // to one, voided it, and the object was gone after a kill.
@@ -66,6 +66,25 @@ fn the_parts_of_a_running_upload_are_wanted_however_long_it_takes() {
         assert!(engine.stats().blocks_reclaimed > 40, "{:?}", engine.stats());
         slow.finish().await.expect("finish");
         assert!(get(&engine, &content(600_000), Some(1_500_000)).await == Some(data));
+    });
+}
+
+// It waited for a minute, and what it had been sent meanwhile kept the connection from the upload that it waited for.
+#[test]
+fn an_upload_that_finds_no_room_is_refused_within_seconds_and_holds_nothing() {
+    let device = small_store(4);
+    run(async {
+        let (engine, _) = open(&device, options()).await;
+        let size = engine.stats().capacity_bytes / 3;
+        let Begin::Upload(first) = engine.begin_upload(content(1), size).await.expect("begin") else { panic!("new") };
+        let start = tokio::time::Instant::now();
+        let refused = engine.begin_upload(content(2), size).await.err();
+        assert!(matches!(refused, Some(PutError::NoRoom(_))), "{refused:?}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "{:?} of simulated time", start.elapsed());
+        assert_eq!(engine.stats().upload_held_bytes, size);
+        drop(first);
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        engine.put(content(2), bytes(2, size as usize)).await.expect("there is room now");
     });
 }
 

@@ -370,9 +370,7 @@ fn promise_6_an_upload_evicts_nothing_before_it_commits() {
     run(async {
         let (engine, _) = open(&device, options()).await;
         let before = engine.stats();
-        let Begin::Upload(mut upload) = engine.begin_upload(content(500_000), 2 * MIB).await.expect("begin") else {
-            panic!("new")
-        };
+        let Begin::Upload(mut upload) = engine.begin_upload(content(500_000), 2 * MIB).await.expect("begin") else { panic!("new") };
         upload.write(&bytes(1, 1_900_000)).await.expect("write");
         tokio::time::sleep(Duration::from_secs(10)).await;
         let during = engine.stats();
