@@ -33,10 +33,12 @@ use std::{
     io,
     sync::Arc,
 };
-use verify::{Verified, Verifier};
+use verify::{Checked, Claim, Verified, Verifier};
 
-/// Reads of records, headers and image pieces that are in flight at once.
+/// Reads of block headers that are in flight at once.
 const READS_MAX: usize = 32;
+/// Runs of records that are read at once.
+const RUNS_MAX: usize = 8;
 /// Bytes of log and image that one read carries.
 const READ_BYTES: usize = 1 << 20;
 /// Log pages in a row that may be unreadable or foreign before the search for a later mark ends.
@@ -380,25 +382,26 @@ impl Opening<'_> {
         let mut unflushed_bytes = 0;
         let unsure: Vec<_> = accepted.entries.iter().filter(|(lsn, ..)| *lsn > accepted.mark && !voided(*lsn)).collect();
         let verifier = Verifier { device: self.device, layout: self.layout, mask: self.mask, hasher: self.hasher };
-        let checks = unsure.iter().filter_map(|(lsn, epoch, entry)| match entry {
-            Entry::Put(location) => Some((*lsn, location, Some((*epoch, *lsn)))),
-            Entry::Move { to, .. } => Some((*lsn, to, None)),
+        let claims = unsure.iter().filter_map(|(lsn, epoch, entry)| match entry {
+            Entry::Put(location) => Some(Claim { lsn: *lsn, location: *location, exact: Some((*epoch, *lsn)) }),
+            Entry::Move { to, .. } => Some(Claim { lsn: *lsn, location: *to, exact: None }),
             _ => None,
         });
-        let verifier = &verifier;
-        let mut checks =
-            stream::iter(checks.map(|(lsn, location, exact)| async move { (lsn, *location, verifier.record(location, exact).await) }))
-                .buffered(READS_MAX);
-        while let Some((lsn, location, verified)) = checks.next().await {
-            match verified {
-                Some(Verified { key, manifest, read_bytes }) => {
-                    self.read_bytes += read_bytes;
-                    unflushed_bytes += u64::from(location.extent_bytes);
-                    if let Some(manifest) = manifest {
-                        manifests.insert(lsn, (key, manifest));
+        let (runs, impossible) = verifier.runs(claims.collect());
+        new_voids.extend(impossible.iter().map(|claim| claim.lsn));
+        let mut checks = stream::iter(runs.into_iter().map(|run| verifier.check(run))).buffered(RUNS_MAX);
+        while let Some(Checked { claims, read_bytes }) = checks.next().await {
+            self.read_bytes += read_bytes;
+            for (Claim { lsn, location, .. }, verified) in claims {
+                match verified {
+                    Some(Verified { key, manifest }) => {
+                        unflushed_bytes += u64::from(location.extent_bytes);
+                        if let Some(manifest) = manifest {
+                            manifests.insert(lsn, (key, manifest));
+                        }
                     }
+                    None => new_voids.push(lsn),
                 }
-                None => new_voids.push(lsn),
             }
         }
         drop(checks);

@@ -7,6 +7,8 @@ mod common;
 mod crashes;
 #[path = "histories/disk.rs"]
 mod disk;
+#[path = "histories/figures.rs"]
+mod figures;
 #[path = "histories/images.rs"]
 mod images;
 #[path = "histories/large.rs"]
