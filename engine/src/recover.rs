@@ -26,7 +26,7 @@ use crate::{
     map::{census::Census, hasher::KeyHasher, table::Placed, table::Table},
     superblocks,
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::try_join, stream};
 use scan::{Accepted, RawPage, scan};
 use std::{
     collections::{HashMap, HashSet},
@@ -85,6 +85,12 @@ pub(crate) struct State {
 
 /// Reads the store on `device` into memory. Writes nothing.
 pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> {
+    let (superblock, layout) = identify(device).await?;
+    load(device, superblock, layout).await
+}
+
+/// The superblock in force of a store that can be opened here, and what it states.
+async fn identify(device: &dyn Device) -> Result<(Superblock, Layout), OpenError> {
     let superblock = superblocks::read(device).await?;
     let found = device.geometry().len_bytes / PAGE_BYTES as u64 * PAGE_BYTES as u64;
     if superblock.device_bytes != found {
@@ -95,6 +101,11 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
         return Err(OpenError::Unusable(format!("the device is number {index} of a set of {count}; this version opens sets of one")));
     }
     let layout = Layout::of(&superblock).map_err(OpenError::Unusable)?;
+    Ok((superblock, layout))
+}
+
+/// Reads image and log, and applies what counts.
+async fn load(device: &dyn Device, superblock: Superblock, layout: Layout) -> Result<State, OpenError> {
     let census = Arc::new(Census::new(layout.clone()));
     let table = Table::new(layout.table_units, census.clone()).map_err(io_error("reserve memory for the table"))?;
     let mask = CrcMask::new(&superblock.uuid);
@@ -149,13 +160,16 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
 /// Opens the store on `device`.
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
-    let mut state = read_state(&**device).await?;
-    let clean = state.superblock.clean;
-    state.superblock.sequence += 1;
-    state.superblock.epoch.0 += 1;
-    state.superblock.clean = false;
-    state.superblock.mark = state.accepted.mark;
-    superblocks::write_all(&**device, &state.superblock).await.map_err(io_error("write superblocks"))?;
+    let (found, layout) = identify(&**device).await?;
+    let clean = found.clean;
+    let mut superblock = found.clone();
+    superblock.sequence += 1;
+    superblock.epoch.0 += 1;
+    superblock.clean = false;
+    // Its flush also waits for what the last run left unflushed, which may be much: meanwhile that is read.
+    let written = async { superblocks::write_all(&**device, &superblock).await.map_err(io_error("write superblocks")) };
+    let ((), mut state) = try_join(written, load(&**device, found, layout)).await?;
+    state.superblock = superblock;
     let mut log_tail = state.replay.replay_page;
     if state.previous_covered {
         log_tail = log_tail.min(state.superblock.previous_image.replay_page);

@@ -6,7 +6,10 @@ use crate::{
     disk::*,
     ledger::{Fate, Ledger},
 };
-use blockstore_engine::{Engine, KeySpace, OpenError, device::SimDevice};
+use blockstore_engine::{
+    Engine, KeySpace, OpenError,
+    device::{CrashModel, SimDevice},
+};
 use std::{collections::HashSet, sync::Arc};
 
 /// A store with some blobs in it, closed or left to itself.
@@ -24,7 +27,8 @@ fn with_blobs(seed: u64, close: bool) -> (SimDevice, Ledger) {
     (device, ledger)
 }
 
-/// Opens a copy that halts at its operation `cut`; gives what a power cut leaves then, and whether the open was cut off.
+/// Opens a copy that halts at its operation `cut`; gives what a power cut leaves then, and whether the open was cut off. Every sector is
+/// old or new, so that a test may believe what it reads there.
 fn open_until(device: &SimDevice, cut: u64) -> (SimDevice, bool) {
     let device = device.snapshot_completed(0);
     device.handle().halt_at(cut);
@@ -34,7 +38,7 @@ fn open_until(device: &SimDevice, cut: u64) -> (SimDevice, bool) {
             _ = open(&device, options()) => true,
         }
     });
-    (device.crash(cut), !done)
+    (device.crash_with(cut, CrashModel { garbage: false, unreadable: true }), !done)
 }
 
 // A run that dies between two opens must never share its epoch with the next one, or the second would take the first one's dead

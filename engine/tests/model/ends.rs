@@ -85,10 +85,13 @@ impl World {
             Region::Blocks => usize::from(bits),
             // A bit of a page's head may cost the page.
             Region::Log if stop == Stop::Close => usize::from(bits) * 127,
-            // The image before it still has what one bit hits.
-            Region::Image if images >= 2 && bits == 1 => 0,
+            // The image before it still has what one bit hits, unless that is rotten itself.
+            Region::Image if images >= 2 && bits == 1 && self.rotten_image.is_none_or(|n| images >= n + 2) => 0,
             _ => usize::MAX,
         };
+        if region == Region::Image {
+            self.rotten_image = Some(images);
+        }
         assert!(lost <= most, "{}: {bits} bits of {region:?} cost {lost} objects", self.what("rot"));
         self.restart(Stop::Kill, seed, None, false).await;
     }
@@ -130,6 +133,10 @@ impl World {
         // After a failed flush the kernel may go on reading what the disk will never have: the next process must not take it over.
         let stop = if self.rng.below(2) == 0 { Stop::PowerCut } else { Stop::Kill };
         let seed = self.stop(stop).await;
+        if flush {
+            // Also what reads could still verify.
+            self.ledger.power_lost();
+        }
         self.restart(stop, seed, None, false).await;
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct World {
     step: usize,
     poisoned: bool,
     limits: Limits,
+    /// The number of the image in force when an image rotted.
+    rotten_image: Option<u64>,
 }
 
 /// What a clean store never exceeds.
@@ -113,6 +115,7 @@ pub(crate) fn play(config: &Config, ops: &[Op]) {
             step: 0,
             poisoned: false,
             limits: Limits::default(),
+            rotten_image: None,
         };
         world.open().await;
         for (step, op) in ops.iter().enumerate() {
