@@ -7,6 +7,7 @@ pub(crate) mod scan;
 mod verify;
 
 use crate::{
+    canary::{self, Canary},
     clock::tick_bytes,
     device::{AlignedBuf, Device, PAGE_BYTES},
     engine::OpenReport,
@@ -149,7 +150,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     let mut state = read_state(&**device).await?;
     let clean = state.superblock.clean;
     state.superblock.sequence += 1;
-    state.superblock.epoch.0 += 1;
+    state.superblock.epoch.0 += u32::from(!canary::leaves_out(Canary::EpochRaised));
     state.superblock.clean = false;
     state.superblock.mark = state.accepted.mark;
     superblocks::write_all(&**device, &state.superblock).await.map_err(io_error("write superblocks"))?;
@@ -173,7 +174,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
 /// Writes and flushes the voids, if there are any. Says where the log ends now, and what is durable.
 async fn write_voids(device: &dyn Device, state: &State) -> Result<(LogEnd, Lsn), OpenError> {
     let State { superblock, layout, mask, accepted, voids, .. } = state;
-    if voids.is_empty() {
+    if voids.is_empty() || canary::leaves_out(Canary::VoidWritten) {
         return Ok((accepted.end, accepted.mark));
     }
     let mut log = LogWriter::new(mask.clone(), superblock.epoch, accepted.end);
@@ -368,7 +369,7 @@ impl Opening<'_> {
         void_ranges.sort_unstable();
         let voided = |lsn: Lsn| {
             let behind = void_ranges.partition_point(|(first, _)| *first <= lsn);
-            void_ranges[..behind].iter().rev().take(64).any(|(_, last)| *last >= lsn)
+            void_ranges[..behind].iter().rev().take(64).any(|(_, last)| *last >= lsn) && !canary::leaves_out(Canary::VoidHonoured)
         };
         let mut new_voids = Vec::new();
         let mut manifests = HashMap::new();
@@ -444,7 +445,7 @@ impl Opening<'_> {
             // What leads into a tenant says that it is there, also where the entry that opened the block is damaged.
             self.block(lsn, place.vbn, |row| if row.vbn < place.vbn { BlockRow::opened(place.vbn) } else { row });
         }
-        let newer = |table: &Table, hash: &KeyHash| lsn > table.unit_lsn(hash);
+        let newer = |table: &Table, hash: &KeyHash| lsn > table.unit_lsn(hash) || canary::leaves_out(Canary::UnitLsnInReplay);
         match entry {
             Entry::Put(location) if newer(self.table, &location.hash) => {
                 if self.put(location, lsn) == Placed::Full {
@@ -455,7 +456,8 @@ impl Opening<'_> {
             Entry::Put(location) => self.fill(location),
             Entry::Move { to, from } => {
                 if newer(self.table, &to.hash) {
-                    self.table.relocate(&to.hash, *from, to.place, lsn);
+                    let _ = self.table.relocate(&to.hash, *from, to.place, lsn)
+                        || canary::leaves_out(Canary::MoveConditionInReplay) && self.put(to, lsn) != Placed::Full;
                 }
                 self.fill(to);
             }
@@ -478,6 +480,12 @@ impl Opening<'_> {
     }
 
     fn put(&self, location: &Location, lsn: Lsn) -> Placed {
+        if location.kind == SlotKind::Named
+            && canary::leaves_out(Canary::LastPutWins)
+            && let Some(first) = self.table.find(&location.hash, location.kind, None).first()
+        {
+            return Placed::Replaced(first.place);
+        }
         self.table.put(location, lsn, (self.tick & 7) as u8)
     }
 

@@ -107,6 +107,13 @@ pub struct Unit {
     pub extent_bytes: u64,
 }
 
+impl Unit {
+    /// The unit of the table, of so many, that the entry's key is in.
+    pub fn table_unit(&self, units: u64) -> u64 {
+        (u64::from(u32_at(&self.hash, 4)) * units) >> 32
+    }
+}
+
 /// Every unit in the ring, in the order of the pages.
 pub fn log_units(device: &SimDevice) -> Vec<Unit> {
     let layout = superblock(device, 0);
