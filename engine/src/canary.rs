@@ -5,6 +5,7 @@
 
 /// What can be left out. Each is asked for at one place, that of the barrier itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "canaries"), allow(dead_code, unreachable_pub))]
 pub enum Canary {
     /// Group mode acknowledges a batch that no flush covers.
     FlushBeforeAck,

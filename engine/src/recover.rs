@@ -60,6 +60,8 @@ fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
 /// A store as it is on its device: what opening it starts from, and what offline tools look at.
 pub(crate) struct State {
     pub(crate) superblock: Superblock,
+    /// The order in which the next superblock's copies must be written.
+    pub(crate) superblock_order: [usize; 4],
     pub(crate) layout: Layout,
     pub(crate) mask: CrcMask,
     pub(crate) hasher: KeyHasher,
@@ -83,7 +85,7 @@ pub(crate) struct State {
 
 /// Reads the store on `device` into memory. Writes nothing.
 pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> {
-    let superblock = superblocks::read(device).await?;
+    let (superblock, superblock_order) = superblocks::read(device).await?;
     let found = device.geometry().len_bytes / PAGE_BYTES as u64 * PAGE_BYTES as u64;
     if superblock.device_bytes != found {
         return Err(OpenError::Unusable(format!("it was formatted with {} bytes, but the device has {found}", superblock.device_bytes)));
@@ -126,6 +128,7 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
     let Opening { previous_covered, read_bytes, rows, tick, damaged_units, damaged_heads, .. } = opening;
     Ok(State {
         superblock,
+        superblock_order,
         layout,
         mask,
         hasher,
@@ -153,7 +156,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     state.superblock.epoch.0 += u32::from(!canary::leaves_out(Canary::EpochRaised));
     state.superblock.clean = false;
     state.superblock.mark = state.accepted.mark;
-    superblocks::write_all(&**device, &state.superblock).await.map_err(io_error("write superblocks"))?;
+    superblocks::write_all(&**device, &state.superblock, state.superblock_order).await.map_err(io_error("write superblocks"))?;
     let (end, durable) = write_voids(&**device, &state).await?;
 
     let report = OpenReport {

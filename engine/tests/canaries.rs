@@ -52,8 +52,8 @@ canaries! {
     canary_image_crc_is_caught: ImageCrc, images::rot_somewhere_in_an_image;
     canary_epoch_not_raised_is_caught: EpochRaised, |seed| opening::a_page_as_full_as_the_lost_one(127 - seed % 13, seed);
     canary_lower_epoch_honoured_is_caught: EpochHonoured, |seed| opening::a_page_as_full_as_the_lost_one(127 - seed % 13, seed);
-    canary_void_not_written_is_caught: VoidWritten, |seed| drop(replay::voids_outlast_what_comes(seed));
-    canary_void_not_honoured_is_caught: VoidHonoured, |seed| drop(replay::voids_outlast_what_comes(seed));
+    canary_void_not_written_is_caught: VoidWritten, |seed| _ = replay::voids_outlast_what_comes(seed);
+    canary_void_not_honoured_is_caught: VoidHonoured, |seed| _ = replay::voids_outlast_what_comes(seed);
     canary_conditional_move_live_is_caught: MoveConditionLive, |_| reuse::moves_behind_newer_puts();
     canary_conditional_move_in_replay_is_caught: MoveConditionInReplay, |_| reuse::moves_behind_newer_puts();
     canary_reuse_before_flush_is_caught: RetireDurable, |seed| reuse::nothing_is_used_again_before_a_flush(60 + seed);

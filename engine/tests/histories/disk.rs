@@ -1,5 +1,7 @@
 //! The store as it lies on the device, for tests that damage a chosen place; and a device that holds writes back.
 
+#![allow(dead_code)] // the canaries use a part of it
+
 use blockstore_engine::device::{AlignedBuf, Device, DeviceCounters, Geometry, IoFuture, SimDevice};
 use parking_lot::Mutex;
 use std::{io, ops::Range, sync::Arc};

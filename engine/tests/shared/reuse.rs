@@ -75,10 +75,12 @@ pub fn nothing_is_used_again_before_a_flush(seed: u64) {
     let (device, ledger) = full_store(seed);
     let stuck = run(async {
         let (gate, engine) = gated(&device, options()).await;
-        touch(&engine, &ledger).await;
+        // Blocks are opened ahead, and reclaim gets going.
+        rotate(&engine, &ledger, 700_000, 4).await;
+        let before = engine.stats();
         gate.hold_flushes();
         let puts = async {
-            for id in 700_000..700_300 {
+            for id in 710_000..710_300 {
                 engine.put(content(id), bytes(id, 50_000)).await.expect("put");
                 if id % 8 == 0 {
                     touch(&engine, &ledger).await;
@@ -86,7 +88,9 @@ pub fn nothing_is_used_again_before_a_flush(seed: u64) {
             }
         };
         let stuck = tokio::time::timeout(Duration::from_secs(5), puts).await.is_err();
-        assert!(engine.stats().blocks_reclaimed > 1 && engine.stats().carried_bytes > 0, "{:?}", engine.stats());
+        let after = engine.stats();
+        let reclaimed = after.blocks_reclaimed - before.blocks_reclaimed;
+        assert!(reclaimed > 1 && after.carried_bytes > before.carried_bytes, "{reclaimed} {after:?}");
         stuck
     });
     for cut in 0..6 {
@@ -149,7 +153,7 @@ pub fn what_is_carried_is_present_at_every_moment(seed: u64) {
             () = puts => {}
         }
         let stats = engine.stats();
-        assert!(stats.blocks_reclaimed > 8 && stats.carried_bytes > 500_000, "{stats:?}");
+        assert!(stats.blocks_reclaimed > 8 && stats.carried_bytes > 20_000, "{stats:?}");
         ledger.assert_kept(&engine, Fate::Durable, "live").await;
     });
 }
