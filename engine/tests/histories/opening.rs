@@ -6,7 +6,7 @@ use crate::{
     ledger::{Fate, Ledger},
     shared::{opening::*, stores::small_store},
 };
-use blockstore_engine::{Engine, KeySpace, OpenError, device::SimDevice};
+use blockstore_engine::{Engine, KeySpace, OpenError};
 use std::{collections::HashSet, sync::Arc};
 
 // A run that dies between two opens must never share its epoch with the next one, or the second would take the first one's dead

@@ -12,7 +12,7 @@ use crate::{
 };
 use blockstore_engine::{
     PutError,
-    device::{FlushFault, ReadFault, SimDevice, WriteFault},
+    device::{FlushFault, ReadFault, WriteFault},
 };
 use std::{collections::VecDeque, time::Duration};
 

@@ -3,7 +3,6 @@
 use crate::{
     common::*,
     disk::Gate,
-    ledger::{Fate, Ledger},
     shared::{publishing::*, stores::small_store},
 };
 use blockstore_engine::Engine;

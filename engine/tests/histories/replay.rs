@@ -6,10 +6,7 @@ use crate::{
     ledger::{Fate, Ledger},
     shared::{replay::*, stores::small_store},
 };
-use blockstore_engine::{
-    Begin, Engine, PutOutcome,
-    device::{SimDevice, WriteFault},
-};
+use blockstore_engine::{Begin, Engine, PutOutcome, device::WriteFault};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 // One flipped bit in the log cost everything behind it, or, where it hit the entry that opens a block, what was stored in that block.

@@ -9,8 +9,6 @@ use crate::{
         stores::{full_store, small_store},
     },
 };
-use blockstore_engine::Engine;
-use std::{collections::HashSet, sync::Arc, time::Duration};
 
 // A record rotted, reclaim copied it and gave the copy fresh checksums: from then on the wrong bytes looked right.
 #[test]
