@@ -52,7 +52,8 @@ fn a_block_is_not_used_again_before_a_flush_covers_its_retirement() {
     (60..62).for_each(nothing_is_used_again_before_a_flush);
 }
 
-// Records and log survived, the block's header did not. All was well until the block table rotted, too: then nobody knew whose block it was.
+// Records and log survived, the block's header did not. All was well until the block table rotted, too: then nobody knew whose block
+// it was.
 #[test]
 fn a_block_is_written_to_only_when_its_header_and_its_opening_are_durable() {
     (0..60).for_each(a_block_has_its_header_before_anything_else);
