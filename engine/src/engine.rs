@@ -177,7 +177,7 @@ impl Engine {
             device.write(offset, AlignedBuf::zeroed(PAGE_BYTES)).await.1.map_err(io("clear superblocks"))?;
         }
         device.flush().await.map_err(io("flush cleared superblocks"))?;
-        superblocks::write_all(&*device, &superblock).await.map_err(io("write superblocks"))
+        superblocks::write_all(&*device, &superblock, superblocks::IN_ORDER).await.map_err(io("write superblocks"))
     }
 
     /// Opens the store on a device, after whatever the last run left behind. Must be called within a tokio runtime, in which the

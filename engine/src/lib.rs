@@ -2,6 +2,11 @@
 //! blocks. It knows keys and bytes, and no protocol.
 
 mod cache;
+#[cfg(not(feature = "canaries"))]
+mod canary;
+#[cfg(feature = "canaries")]
+#[doc(hidden)]
+pub mod canary;
 mod checkpoint;
 mod clock;
 mod core;

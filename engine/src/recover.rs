@@ -8,6 +8,7 @@ pub(crate) mod scan;
 mod verify;
 
 use crate::{
+    canary::{self, Canary},
     clock::tick_bytes,
     device::{AlignedBuf, Device, PAGE_BYTES},
     engine::OpenReport,
@@ -85,13 +86,13 @@ pub(crate) struct State {
 
 /// Reads the store on `device` into memory. Writes nothing.
 pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> {
-    let (superblock, layout) = identify(device).await?;
+    let (superblock, _, layout) = identify(device).await?;
     load(device, superblock, layout).await
 }
 
-/// The superblock in force of a store that can be opened here, and what it states.
-async fn identify(device: &dyn Device) -> Result<(Superblock, Layout), OpenError> {
-    let superblock = superblocks::read(device).await?;
+/// The superblock in force of a store that can be opened here, the order in which the next one must be written, and what it states.
+async fn identify(device: &dyn Device) -> Result<(Superblock, [usize; 4], Layout), OpenError> {
+    let (superblock, order) = superblocks::read(device).await?;
     let found = device.geometry().len_bytes / PAGE_BYTES as u64 * PAGE_BYTES as u64;
     if superblock.device_bytes != found {
         return Err(OpenError::Unusable(format!("it was formatted with {} bytes, but the device has {found}", superblock.device_bytes)));
@@ -101,7 +102,7 @@ async fn identify(device: &dyn Device) -> Result<(Superblock, Layout), OpenError
         return Err(OpenError::Unusable(format!("the device is number {index} of a set of {count}; this version opens sets of one")));
     }
     let layout = Layout::of(&superblock).map_err(OpenError::Unusable)?;
-    Ok((superblock, layout))
+    Ok((superblock, order, layout))
 }
 
 /// Reads image and log, and applies what counts.
@@ -160,14 +161,14 @@ async fn load(device: &dyn Device, superblock: Superblock, layout: Layout) -> Re
 /// Opens the store on `device`.
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
-    let (found, layout) = identify(&**device).await?;
+    let (found, order, layout) = identify(&**device).await?;
     let clean = found.clean;
     let mut superblock = found.clone();
     superblock.sequence += 1;
-    superblock.epoch.0 += 1;
+    superblock.epoch.0 += u32::from(!canary::leaves_out(Canary::EpochRaised));
     superblock.clean = false;
     // Its flush also waits for what the last run left unflushed, which may be much: meanwhile that is read.
-    let written = async { superblocks::write_all(&**device, &superblock).await.map_err(io_error("write superblocks")) };
+    let written = async { superblocks::write_all(&**device, &superblock, order).await.map_err(io_error("write superblocks")) };
     let ((), mut state) = try_join(written, load(&**device, found, layout)).await?;
     state.superblock = superblock;
     let mut log_tail = state.replay.replay_page;
@@ -190,7 +191,7 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
 /// Writes and flushes the voids, if there are any. Says where the log ends now, and what is durable.
 async fn write_voids(device: &dyn Device, state: &State, log_tail: u64) -> Result<(LogEnd, Lsn), OpenError> {
     let State { superblock, layout, mask, accepted, voids, .. } = state;
-    if voids.is_empty() {
+    if voids.is_empty() || canary::leaves_out(Canary::VoidWritten) {
         return Ok((accepted.end, accepted.mark));
     }
     let mut log = LogWriter::new(mask.clone(), superblock.epoch, accepted.end);
@@ -389,7 +390,7 @@ impl Opening<'_> {
         void_ranges.sort_unstable();
         let voided = |lsn: Lsn| {
             let behind = void_ranges.partition_point(|(first, _)| *first <= lsn);
-            void_ranges[..behind].iter().rev().take(64).any(|(_, last)| *last >= lsn)
+            void_ranges[..behind].iter().rev().take(64).any(|(_, last)| *last >= lsn) && !canary::leaves_out(Canary::VoidHonoured)
         };
         let mut new_voids = Vec::new();
         let mut manifests = HashMap::new();
@@ -466,7 +467,7 @@ impl Opening<'_> {
             // What leads into a tenant says that it is there, also where the entry that opened the block is damaged.
             self.block(lsn, place.vbn, |row| if row.vbn < place.vbn { BlockRow::opened(place.vbn) } else { row });
         }
-        let newer = |table: &Table, hash: &KeyHash| lsn > table.unit_lsn(hash);
+        let newer = |table: &Table, hash: &KeyHash| lsn > table.unit_lsn(hash) || canary::leaves_out(Canary::UnitLsnInReplay);
         match entry {
             Entry::Put(location) if newer(self.table, &location.hash) => {
                 if self.put(location, lsn) == Placed::Full {
@@ -477,7 +478,8 @@ impl Opening<'_> {
             Entry::Put(location) => self.fill(location),
             Entry::Move { to, from } => {
                 if newer(self.table, &to.hash) {
-                    self.table.relocate(&to.hash, *from, to.place, lsn);
+                    let _ = self.table.relocate(&to.hash, *from, to.place, lsn)
+                        || canary::leaves_out(Canary::MoveConditionInReplay) && self.put(to, lsn) != Placed::Full;
                 }
                 self.fill(to);
             }
@@ -500,6 +502,12 @@ impl Opening<'_> {
     }
 
     fn put(&self, location: &Location, lsn: Lsn) -> Placed {
+        if location.kind == SlotKind::Named
+            && canary::leaves_out(Canary::LastPutWins)
+            && let Some(first) = self.table.find(&location.hash, location.kind, None).first()
+        {
+            return Placed::Replaced(first.place);
+        }
         self.table.put(location, lsn, (self.tick & 7) as u8)
     }
 

@@ -8,10 +8,13 @@
 //! Always true here: a block is in one state; nothing is written into a block whose BlockOpen, and whose last tenant's BlockRetire,
 //! are not durable; the last [`CARRY_BLOCKS`] spare blocks are for reclaim's copies alone. Lock order: innermost; no await under it.
 
-use crate::format::{
-    image::BlockRow,
-    layout::{CARRY_BLOCKS, Layout},
-    types::{Lsn, Vbn},
+use crate::{
+    canary::{self, Canary},
+    format::{
+        image::BlockRow,
+        layout::{CARRY_BLOCKS, Layout},
+        types::{Lsn, Vbn},
+    },
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -141,19 +144,29 @@ impl Space {
     }
     /// BlockOpen was published: the tenant is there, and may be written once `lsn` is durable.
     pub(crate) fn opened(&self, physical: u32, vbn: Vbn, lsn: Lsn) {
+        let lsn = if canary::leaves_out(Canary::OpenDurable) { Lsn(0) } else { lsn };
         let mut inner = self.inner.lock();
         if let Some(row) = inner.rows.get_mut(physical as usize) {
             *row = Row { vbn, state: State::Opening, fill_bytes: crate::device::PAGE_BYTES as u32, pending: 0 };
             inner.opening.push((physical, lsn));
             inner.starting = inner.starting.saturating_sub(1);
         }
+        drop(inner);
+        if lsn == Lsn(0) {
+            self.durable(lsn);
+        }
     }
     /// BlockRetire was published.
     pub(crate) fn retired(&self, physical: u32, lsn: Lsn) {
+        let lsn = if canary::leaves_out(Canary::RetireDurable) { Lsn(0) } else { lsn };
         let mut inner = self.inner.lock();
         if let Some(row) = inner.rows.get_mut(physical as usize) {
             row.state = State::Retired;
             inner.retired.push((physical, lsn));
+        }
+        drop(inner);
+        if lsn == Lsn(0) {
+            self.durable(lsn);
         }
     }
     /// Everything up to `lsn` is durable.

@@ -27,3 +27,5 @@ mod publishing;
 mod replay;
 #[path = "histories/reuse.rs"]
 mod reuse;
+#[path = "shared/all.rs"]
+mod shared;

@@ -10,7 +10,12 @@ use super::{
     crc::{CHUNK_BYTES, CrcMask},
     types::{Epoch, Lsn, Place, RECORD_ALIGN_BYTES, SlotKind},
 };
-use crate::{device::PAGE_BYTES, key::Key, key::KeySpace};
+use crate::{
+    canary::{self, Canary},
+    device::PAGE_BYTES,
+    key::Key,
+    key::KeySpace,
+};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{U32, U64},
@@ -269,7 +274,8 @@ impl RecordHead {
     /// Whether `data`, the payload from chunk `first` on (whole chunks, but for the payload's last), is what was stored.
     pub(crate) fn verify(&self, first: usize, data: &[u8]) -> bool {
         let mut expected = self.crcs.iter().skip(first);
-        data.chunks(CHUNK_BYTES).all(|chunk| expected.next().is_some_and(|crc| crc32fast::hash(chunk) == *crc))
+        data.chunks(CHUNK_BYTES)
+            .all(|chunk| expected.next().is_some_and(|crc| crc32fast::hash(chunk) == *crc || canary::leaves_out(Canary::RecordCrc)))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{CHANGE_UNITS_MAX, Change, Outcome, Queued, Sequencer};
 use crate::format::types::KeyHash;
 use crate::{
+    canary::{self, Canary},
     device::{AlignedBuf, PAGE_BYTES},
     engine::Durability,
     error::PutError,
@@ -273,6 +274,11 @@ impl Sequencer {
                 if !run.is_empty() {
                     let mut buf = AlignedBuf::take(run.len());
                     buf[..run.len()].copy_from_slice(run);
+                    if !flush && canary::leaves_out(Canary::AckOrder) {
+                        let core = core.clone();
+                        tokio::spawn(async move { core.write(core.layout.log_page_offset(page), buf, "log").await });
+                        continue;
+                    }
                     log_writes.push(core.write(core.layout.log_page_offset(page), buf, "log"));
                 }
             }
@@ -283,7 +289,9 @@ impl Sequencer {
             result?;
         }
         if flush && core.options.durability == Durability::Group {
-            core.flushed(core.device.flush()).await?;
+            if !canary::leaves_out(Canary::FlushBeforeAck) {
+                core.flushed(core.device.flush()).await?;
+            }
             self.close_pages();
         }
         Ok(())
@@ -310,7 +318,8 @@ impl Sequencer {
                     (placed != Placed::Full, location.place)
                 }
                 Effect::Move { to, from } => {
-                    let applied = core.table.relocate(&to.hash, *from, to.place, lsn);
+                    let applied = core.table.relocate(&to.hash, *from, to.place, lsn)
+                        || canary::leaves_out(Canary::MoveConditionLive) && core.table.put(to, lsn, stamp) != Placed::Full;
                     self.settle(to);
                     bytes += u64::from(to.extent_bytes) + 64;
                     (applied, to.place)

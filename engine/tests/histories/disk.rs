@@ -1,5 +1,7 @@
 //! The store as it lies on the device, for tests that damage a chosen place; and a device that holds writes back.
 
+#![allow(dead_code)] // the canaries use a part of it
+
 use blockstore_engine::device::{AlignedBuf, Device, DeviceCounters, Geometry, IoFuture, SimDevice};
 use parking_lot::Mutex;
 use std::{io, ops::Range, sync::Arc};
@@ -105,6 +107,13 @@ pub struct Unit {
     pub vbn: u32,
     pub offset_bytes: u64,
     pub extent_bytes: u64,
+}
+
+impl Unit {
+    /// The unit of the table, of so many, that the entry's key is in.
+    pub fn table_unit(&self, units: u64) -> u64 {
+        (u64::from(u32_at(&self.hash, 4)) * units) >> 32
+    }
 }
 
 /// Every unit in the ring, in the order of the pages.

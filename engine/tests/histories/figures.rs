@@ -3,8 +3,8 @@
 
 use crate::{
     common::*,
-    crashes::{full_store, small_store},
     disk::{MOVE, PUT, log_units, superblock},
+    shared::stores::{full_store, small_store},
 };
 use blockstore_engine::{Engine, Key, device::SimDevice};
 use std::time::Duration;

@@ -2,62 +2,19 @@
 
 use crate::{
     common::*,
-    crashes::small_store,
     disk::*,
     ledger::{Fate, Ledger},
+    shared::{images::*, stores::small_store},
 };
 use blockstore_engine::{Engine, device::SimDevice};
 use std::{sync::Arc, time::Duration};
-
-/// Blobs, an image, more blobs and replaced names, and so on, all durable: `images` images.
-fn with_images(seed: u64, images: u64) -> (SimDevice, Ledger) {
-    let (device, ledger) = (small_store(seed), Ledger::default());
-    run(async {
-        let (engine, _) = open(&device, options()).await;
-        for round in 0..images {
-            ledger.put_many(&engine, round * 1000..round * 1000 + 400, 100).await.expect("put");
-            for id in 0..40 {
-                ledger.put_named(&engine, id, 50 + round as usize).await.expect("put");
-            }
-            ledger.put(&engine, round * 1000 + 900, 700_000).await.expect("put");
-            engine.checkpoint().await.expect("image");
-        }
-        ledger.put_many(&engine, 90_000..90_100, 100).await.expect("put");
-        ledger.flush(&engine).await.expect("flush");
-    });
-    (device, ledger)
-}
 
 // The superblock pointed to an image whose last units were not yet durable.
 #[test]
 fn an_image_counts_only_once_all_of_it_is_durable_wherever_a_power_cut_comes() {
     let (device, ledger) = with_images(1, 2);
-    let operations = |device: &SimDevice, at: Option<u64>| {
-        let device = device.snapshot_completed(0);
-        at.into_iter().for_each(|at| device.handle().halt_at(at));
-        run(async {
-            tokio::select! {
-                () = device.handle().halted() => {}
-                () = async {
-                    let (engine, _) = open(&device, options()).await;
-                    for id in 0..40 {
-                        engine.put(content(80_000 + id), bytes(id, 90)).await.expect("put");
-                    }
-                    engine.checkpoint().await.expect("image");
-                    engine.checkpoint().await.expect("image");
-                } => {}
-            }
-        });
-        device
-    };
-    let all = operations(&device, None).handle().operations();
-    for at in 0..all {
-        let left = operations(&device, Some(at));
-        run(async {
-            let (engine, report) = open(&left.crash(at), options()).await;
-            ledger.assert_kept(&engine, Fate::Durable, &format!("power cut at {at}")).await;
-            assert_eq!((engine.stats().damaged_image_units, report.damaged_entries), (0, 0), "power cut at {at}");
-        });
+    for at in 0..two_more_images(&device, None).handle().operations() {
+        cut_off_in_an_image(&device, &ledger, at, at);
     }
 }
 
@@ -66,21 +23,27 @@ fn a_damaged_image_unit_is_rebuilt_from_the_image_before_it_and_the_log() {
     let (device, ledger) = with_images(2, 3);
     let layout = superblock(&device, 0);
     assert_eq!((layout.image_number, layout.previous_number), (3, 2));
-    for unit in 0..layout.table_units {
-        let rotten = device.snapshot_completed(0);
-        rotten.handle().rot(layout.image_unit(layout.image_slot, unit).start + 5000, 16);
-        run(async {
-            let (engine, _) = open(&rotten, options()).await;
-            ledger.assert_kept(&engine, Fate::Durable, &format!("unit {unit} rotten")).await;
-            assert_eq!(engine.stats().damaged_image_units, 1);
-        });
-    }
+    (0..layout.table_units).for_each(|unit| a_rotten_unit(&device, &ledger, unit, 5000));
     let rotten = device.snapshot_completed(0);
     rotten.handle().make_unreadable(layout.image_unit(layout.image_slot, 0).start..layout.image_unit(layout.image_slot, 2).end);
     run(async {
         let (engine, _) = open(&rotten, options()).await;
         ledger.assert_kept(&engine, Fate::Durable, "three units unreadable").await;
     });
+}
+
+// A unit was copied while its slots moved from one bucket to the other: those that moved behind the copier's back were in no image,
+// or in two places of one. And a unit that said to cover what was published while it was copied lost just that.
+#[test]
+fn puts_beside_an_image_are_in_it_or_behind_it_and_in_one_place() {
+    (0..3).for_each(puts_beside_an_image);
+}
+
+// The log behind an image's start repeats what the units copied later have: one bit of it rotted, and a version older than the image's
+// was put in its place.
+#[test]
+fn an_entry_that_the_image_covers_is_not_applied_and_its_rot_costs_nothing() {
+    (0..3).for_each(rotten_entries_that_the_image_covers);
 }
 
 // The image was in force, its last page of the log was full of what came before, and the power failed before anything came behind

@@ -2,8 +2,11 @@
 
 use crate::{
     common::*,
-    crashes::{full_store, small_store},
     ledger::{Fate, Ledger},
+    shared::{
+        large::*,
+        stores::{full_store, small_store},
+    },
 };
 use blockstore_engine::{Begin, PutError};
 
@@ -12,18 +15,7 @@ use blockstore_engine::{Begin, PutError};
 #[test]
 fn large_objects_of_any_length_survive_a_kill() {
     for (seed, tail) in [1usize, 100, 4096, 60_000, 65_535, 65_536, 65_537, 200_000, 262_143, 262_144].into_iter().enumerate() {
-        let (device, ledger) = (small_store(seed as u64), Ledger::default());
-        run(async {
-            let (engine, _) = open(&device, options()).await;
-            for parts in 1..4 {
-                ledger.put(&engine, parts, parts as usize * 262_144 + tail).await.expect("put");
-            }
-        });
-        run(async {
-            let (engine, report) = open(&device.snapshot_completed(0), options()).await;
-            assert_eq!(report.voided_entries, 0, "tail {tail}");
-            ledger.assert_kept(&engine, Fate::Acknowledged, &format!("tail {tail}")).await;
-        });
+        killed_behind_large_objects(seed as u64, tail);
     }
 }
 

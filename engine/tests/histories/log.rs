@@ -1,49 +1,17 @@
 //! Writing the log: what is rewritten, when it is flushed, and that its last pages are kept for those who make room.
 
-use crate::{common::*, crashes::small_store, disk::*, ledger::Ledger};
-use blockstore_engine::Engine;
-use std::{collections::HashMap, sync::Arc, time::Duration};
-
-async fn gated(device: &blockstore_engine::device::SimDevice, options: blockstore_engine::OpenOptions) -> (Gate, Engine) {
-    let gate = Gate::new(device);
-    let (engine, _) = Engine::open(Arc::new(gate.clone()), options).await.expect("open");
-    (gate, engine)
-}
+use crate::{
+    common::*,
+    disk::*,
+    shared::{log::*, stores::small_store},
+};
+use std::time::Duration;
 
 // A drive that emulates small sectors may make a whole page unreadable when a write to it is interrupted. A page that a flush has
 // covered holds what was promised to survive.
 #[test]
 fn no_page_that_a_flush_covered_is_ever_written_again() {
-    for group_mode in [false, true] {
-        let device = small_store(1);
-        run(async {
-            let (gate, engine) = gated(&device, if group_mode { group() } else { options() }).await;
-            let ledger = Ledger::default();
-            for round in 0..40u64 {
-                let flush = async { if round % 4 == 0 { ledger.flush(&engine).await } else { Ok(()) } };
-                let put = ledger.put_many(&engine, round * 10..round * 10 + 5, 300);
-                let (a, b, c) = tokio::join!(put, flush, ledger.put_named(&engine, round % 5, 90));
-                a.and(b).and(c).expect("put");
-                ledger.put(&engine, 1000 + round, 70_000 + round as usize).await.expect("put");
-            }
-            let layout = superblock(&device, 0);
-            let mut flushes = 0u64;
-            let mut written: HashMap<u64, u64> = HashMap::new();
-            for (event, _) in gate.events() {
-                match event {
-                    Event::Flush => flushes += 1,
-                    Event::Write(range) => {
-                        let ours = layout.log().contains(&range.start) || range.start >= layout.blocks_offset;
-                        for page in (range.start / PAGE..range.end / PAGE).filter(|_| ours && range.end < superblock_offsets(&device)[2]) {
-                            let before = *written.entry(page).or_insert(flushes);
-                            assert_eq!(before, flushes, "page {page} was written again behind a flush, group mode: {group_mode}");
-                        }
-                    }
-                }
-            }
-            assert!(flushes > 10);
-        });
-    }
+    [false, true].into_iter().for_each(pages_are_closed_by_a_flush);
 }
 
 // The bound of an interval store: what is acknowledged is at most a second old when the flush that covers it starts.

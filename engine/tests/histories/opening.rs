@@ -2,66 +2,31 @@
 
 use crate::{
     common::*,
-    crashes::small_store,
     disk::*,
     ledger::{Fate, Ledger},
+    shared::{opening::*, stores::small_store},
 };
-use blockstore_engine::{
-    Engine, KeySpace, OpenError,
-    device::{CrashModel, SimDevice},
-};
+use blockstore_engine::{Engine, KeySpace, OpenError, device::CrashModel};
 use std::{collections::HashSet, sync::Arc};
-
-/// A store with some blobs in it, closed or left to itself.
-fn with_blobs(seed: u64, close: bool) -> (SimDevice, Ledger) {
-    let (device, ledger) = (small_store(seed), Ledger::default());
-    run(async {
-        let (engine, _) = open(&device, options()).await;
-        ledger.put_many(&engine, 0..50, 700).await.expect("put");
-        ledger.put(&engine, 60, 300_000).await.expect("put");
-        ledger.flush(&engine).await.expect("flush");
-        if close {
-            engine.close().await.expect("close");
-        }
-    });
-    (device, ledger)
-}
-
-/// Opens a copy that halts at its operation `cut`; gives what a power cut leaves then, and whether the open was cut off. Every sector is
-/// old or new, so that a test may believe what it reads there.
-fn open_until(device: &SimDevice, cut: u64) -> (SimDevice, bool) {
-    let device = device.snapshot_completed(0);
-    device.handle().halt_at(cut);
-    let done = run(async {
-        tokio::select! {
-            () = device.handle().halted() => false,
-            _ = open(&device, options()) => true,
-        }
-    });
-    (device.crash_with(cut, CrashModel { garbage: false, unreadable: true }), !done)
-}
 
 // A run that dies between two opens must never share its epoch with the next one, or the second would take the first one's dead
 // entries for its own.
 #[test]
 fn each_open_makes_a_higher_epoch_durable_and_clears_the_clean_flag_before_it_ends() {
-    let (device, ledger) = with_blobs(1, true);
-    assert!(superblock(&device, 0).clean);
-    let before = superblock(&device, 0).epoch;
-    run(async {
-        let (_engine, report) = open(&device, options()).await;
-        assert!(report.clean);
-        for seed in 0..20 {
-            let after = device.crash(seed);
-            for copy in 0..4 {
-                let s = superblock(&after, copy);
-                assert_eq!((s.epoch, s.clean), (before + 1, false), "copy {copy}");
-            }
-            let (engine, report) = open(&after, options()).await;
-            assert!(!report.clean);
-            ledger.assert_kept(&engine, Fate::Durable, "opened and cut off").await;
-        }
-    });
+    an_open_is_durable_when_it_ends();
+}
+
+// Superblocks 0 and 1 were of sequence 7, 2 and 3 of 6, since the power had failed in between. The next open began with 0: if it wrote
+// 2, too, before 0 and 1 were durable, a second power cut could leave four superblocks no two of which agree.
+#[test]
+fn a_store_opens_behind_two_openings_that_were_cut_off_anywhere() {
+    (0..4).for_each(two_openings_cut_off);
+}
+
+// Only the epoch tells that the pages behind are the dead run's: page number, LSN and number of units before them all fit.
+#[test]
+fn pages_of_a_dead_run_do_not_count_behind_a_page_just_as_full_as_the_lost_one() {
+    (115..=127).for_each(|puts| a_page_as_full_as_the_lost_one(puts, puts));
 }
 
 // Superblocks 0 and 1 were written with sequence 7, the power failed, and 2 and 3 of sequence 6 are in force. If the next open
@@ -70,7 +35,8 @@ fn each_open_makes_a_higher_epoch_durable_and_clears_the_clean_flag_before_it_en
 fn an_open_that_is_cut_off_anywhere_never_lends_its_sequence_to_the_next() {
     let (device, ledger) = with_blobs(2, true);
     for cut in 0.. {
-        let (after, cut_off) = open_until(&device, cut);
+        // Every sector is old, new or unreadable, so that the sequences that are found there can be believed.
+        let (after, cut_off) = open_until(&device, cut, cut, CrashModel { garbage: false, unreadable: true });
         let seen =
             (0..4).filter_map(|copy| after.handle().peek(superblock_offsets(&after)[copy]..superblock_offsets(&after)[copy] + 256).ok());
         let highest = seen.map(|page| u64::from_le_bytes(page[56..64].try_into().expect("8 bytes"))).filter(|n| *n < 1 << 32).max();

@@ -2,61 +2,29 @@
 
 use crate::{
     common::*,
-    crashes::{full_store, small_store},
     disk::*,
     ledger::{Fate, Ledger},
+    shared::{
+        publishing::*,
+        rot::*,
+        stores::{full_store, small_store},
+    },
 };
 use blockstore_engine::{
     Begin, Engine, PutError,
-    device::{FlushFault, ReadFault, SimDevice, WriteFault},
+    device::{FlushFault, ReadFault, WriteFault},
 };
 use std::{collections::VecDeque, time::Duration};
-
-/// A store with a bit of everything, flushed.
-async fn filled(engine: &Engine, ledger: &Ledger, base: u64) -> Result<(), PutError> {
-    ledger.put_many(engine, base..base + 60, 500).await?;
-    ledger.put(engine, base + 100, 40_000).await?;
-    ledger.put(engine, base + 101, 150_000).await?;
-    ledger.put(engine, base + 102, 900_000).await?;
-    for id in base..base + 10 {
-        ledger.put_named(engine, id, 200).await?;
-        ledger.put_named(engine, id, 200).await?;
-    }
-    ledger.flush(engine).await
-}
-
-fn fresh(seed: u64) -> (SimDevice, Ledger) {
-    let (device, ledger) = (small_store(seed), Ledger::default());
-    run(async {
-        let (engine, _) = open(&device, options()).await;
-        filled(&engine, &ledger, 0).await.expect("put");
-    });
-    (device, ledger)
-}
 
 #[test]
 fn promise_1_a_read_returns_exactly_the_bytes_that_were_put_or_a_miss_whatever_rots() {
     let (device, ledger) = fresh(1);
-    let layout = superblock(&device, 0);
-    for seed in 0..60 {
-        let rotten = device.snapshot_completed(seed);
-        let range = if seed % 3 == 0 { layout.log() } else { layout.block(0).start..layout.block(4).end };
-        rotten.handle().rot_some(range, 400);
-        run(async {
-            let (engine, _) = open(&rotten, options()).await;
-            let faults = ledger.faults(&engine, Fate::Durable).await;
-            assert!(!faults.iter().any(|f| f.contains("wrong bytes")), "{faults:?}");
-            // After the first byte: the bytes, or a stream that ends with an error.
-            if let Some(object) = engine.get(&content(102), None).await {
-                let (mut reader, mut at, data) = (object.reader(0, None).expect("0"), 0, bytes(102, 900_000));
-                while let Some(Ok(piece)) = reader.next().await {
-                    let piece = piece.into_bytes();
-                    assert!(piece[..] == data[at..at + piece.len()]);
-                    at += piece.len();
-                }
-            }
-        });
-    }
+    (0..60).for_each(|seed| rotten_all_over(&device, &ledger, seed));
+}
+
+#[test]
+fn promise_1_an_earlier_version_at_the_very_offset_of_another_block_reads_as_a_miss() {
+    (0..3).for_each(an_earlier_version_at_the_very_offset);
 }
 
 #[test]
@@ -105,31 +73,7 @@ fn promise_2_a_killed_process_loses_no_acknowledged_blob() {
 
 #[test]
 fn promise_3_a_power_cut_loses_only_what_was_acknowledged_within_the_last_second_or_nothing_in_group_mode() {
-    for seed in 0..20 {
-        let grouped = seed % 2 == 0;
-        let (device, ledger) = (small_store(seed), Ledger::default());
-        let old = run(async {
-            let (engine, _) = open(&device, if grouped { group() } else { options() }).await;
-            let mut before = Ledger::default();
-            for id in 0..60 {
-                ledger.put(&engine, id, 1000).await.expect("put");
-                ledger.put_named(&engine, id % 4, 80).await.expect("put");
-                if id == 40 && !grouped {
-                    before = ledger.copy();
-                    // The flush begins within a second; a simulated one takes no time to speak of.
-                    tokio::time::sleep(Duration::from_millis(1001)).await;
-                }
-            }
-            if grouped { ledger.copy() } else { before }
-        });
-        run(async {
-            let (engine, _) = open(&device.crash(seed), options()).await;
-            let mut faults = old.faults(&engine, Fate::Acknowledged).await;
-            // What came later may be newer than the older ledger knows.
-            faults.retain(|f| grouped || !f.starts_with("named"));
-            assert!(faults.is_empty(), "{faults:?}");
-        });
-    }
+    (0..20).for_each(|seed| cut_off_by_power(seed, seed % 2 == 0));
 }
 
 #[test]

@@ -2,9 +2,8 @@
 
 use crate::{
     common::*,
-    crashes::small_store,
     disk::Gate,
-    ledger::{Fate, Ledger},
+    shared::{publishing::*, stores::small_store},
 };
 use blockstore_engine::Engine;
 use std::{sync::Arc, time::Duration};
@@ -42,32 +41,5 @@ fn in_group_mode_a_put_that_finds_its_blob_waits_for_the_flush_that_covers_it() 
 // replay ends.
 #[test]
 fn a_kill_at_any_moment_loses_no_acknowledged_put_of_many_clients() {
-    for seed in 0..12 {
-        let (device, ledger) = (small_store(seed), Ledger::default());
-        run(async {
-            let (engine, _) = open(&device, options()).await;
-            let mut clients = tokio::task::JoinSet::new();
-            for client in 0..8u64 {
-                let (engine, ledger) = (engine.clone(), ledger.clone());
-                clients.spawn(async move {
-                    for n in 0..40 {
-                        let id = client * 1000 + n;
-                        let size = if n % 5 == 0 { 80_000 } else { 10 + n as usize * 90 };
-                        if ledger.put(&engine, id, size).await.is_err() || ledger.put_named(&engine, client, 30).await.is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            device.handle().halt_at(60 + seed * 17);
-            tokio::select! {
-                () = device.handle().halted() => {}
-                _ = clients.join_all() => {}
-            }
-        });
-        run(async {
-            let (engine, _) = open(&device.snapshot_completed(seed), options()).await;
-            ledger.assert_kept(&engine, Fate::Acknowledged, "killed").await;
-        });
-    }
+    (0..12).for_each(|seed| killed_among_many_clients(seed, 60 + seed * 17));
 }

@@ -2,49 +2,12 @@
 
 use crate::{
     common::*,
-    crashes::small_store,
     disk::*,
     ledger::{Fate, Ledger},
+    shared::{replay::*, stores::small_store},
 };
-use blockstore_engine::{
-    Begin, Engine, PutOutcome,
-    device::{SimDevice, WriteFault},
-};
+use blockstore_engine::{Begin, Engine, PutOutcome, device::WriteFault};
 use std::{collections::HashMap, sync::Arc, time::Duration};
-
-/// Durable blobs, named keys and a large object; no image.
-fn durable(seed: u64) -> (SimDevice, Ledger) {
-    let (device, ledger) = (small_store(seed), Ledger::default());
-    run(async {
-        let (engine, _) = open(&device, options()).await;
-        for round in 0..4 {
-            ledger.put_many(&engine, round * 100..round * 100 + 100, 100).await.expect("put");
-            for id in 0..20 {
-                ledger.put_named(&engine, id, 50).await.expect("put");
-            }
-            ledger.put(&engine, 1000 + round, 80_000).await.expect("put");
-            ledger.flush(&engine).await.expect("flush");
-        }
-        ledger.put(&engine, 2000, 700_000).await.expect("put");
-        ledger.delete(&engine, 3).await.expect("delete");
-        ledger.flush(&engine).await.expect("flush");
-        // The mark of the last flush comes with the next batch.
-        ledger.put(&engine, 3000, 10).await.expect("put");
-        ledger.flush(&engine).await.expect("flush");
-        engine.put(content(3001), bytes(3001, 10)).await.expect("put");
-        ledger.flush(&engine).await.expect("flush");
-    });
-    (device, ledger)
-}
-
-fn lost(device: &SimDevice, ledger: &Ledger) -> Vec<String> {
-    run(async {
-        let (engine, _) = open(device, options()).await;
-        let faults = ledger.faults(&engine, Fate::Durable).await;
-        assert!(!faults.iter().any(|f| f.contains("wrong bytes")), "{faults:?}");
-        faults
-    })
-}
 
 // One flipped bit in the log cost everything behind it, or, where it hit the entry that opens a block, what was stored in that block.
 #[test]
@@ -55,13 +18,9 @@ fn a_flipped_bit_in_a_unit_of_the_log_below_the_mark_costs_at_most_what_the_unit
     let marked = units.iter().filter(|u| u.tag == DURABLE).map(|u| u.lsn).max().expect("marks");
     let (mut hit, mut cost) = (HashMap::new(), 0);
     for unit in units.iter().filter(|u| u.lsn < marked).filter(|u| u.tag != PUT || u.lsn % 4 == 0) {
-        let rotten = device.snapshot_completed(0);
-        rotten.handle().rot(unit.at_bytes + unit.lsn % 32, 1 << (unit.lsn % 8));
-        let lost = lost(&rotten, &ledger);
         let most = usize::from(matches!(unit.tag, PUT | DELETE));
-        // A large object that lacks a part is found broken by the first read of it.
-        let blobs = lost.iter().filter(|f| !f.contains("lookup says")).count();
-        assert!(blobs <= most, "{unit:?}: {lost:?}");
+        let blobs = lost_by_a_flip(&device, &ledger, unit, unit.lsn % 32, 1 << (unit.lsn % 8));
+        assert!(blobs <= most, "{unit:?}: {blobs}");
         *hit.entry(unit.tag).or_insert(0) += 1;
         cost += blobs;
     }
@@ -151,32 +110,7 @@ fn the_manifest_of_an_upload_that_lost_parts_does_not_take_the_place_of_a_whole_
 // was written to its place.
 #[test]
 fn what_was_voided_stays_void() {
-    let mut voids = 0;
-    for seed in 0..25 {
-        let (mut device, ledger) = (small_store(seed), Ledger::default());
-        run(async {
-            let (engine, _) = open(&device, options()).await;
-            for id in 0..50 {
-                ledger.put_named(&engine, id, 300).await.expect("put");
-            }
-            ledger.flush(&engine).await.expect("flush");
-            let names = (0..50).map(|id| ledger.put_named(&engine, id, 300));
-            assert!(futures::future::join_all(names).await.iter().all(Result::is_ok));
-        });
-        let mut views = Vec::new();
-        for round in 0..4 {
-            device = device.crash(seed * 10 + round);
-            device = run(async {
-                let (engine, report) = open(&device, options()).await;
-                voids += report.voided_entries;
-                assert!(round == 0 || report.voided_entries <= 1, "voided again: {report:?}");
-                views.push(ledger.view(&engine).await);
-                engine.put(named(1000 + round), bytes(round, 300)).await.expect("put");
-                device.clone()
-            });
-        }
-        assert!(views.iter().all(|v| *v == views[0]), "seed {seed}");
-    }
+    let voids: u64 = (0..25).map(voids_outlast_what_comes).sum();
     assert!(voids > 20);
 }
 
