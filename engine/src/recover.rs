@@ -31,6 +31,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::Arc,
+    time::Duration,
 };
 use verify::{Verified, Verifier};
 
@@ -40,6 +41,10 @@ const READS_MAX: usize = 32;
 const READ_BYTES: usize = 1 << 20;
 /// Log pages in a row that may be unreadable or foreign before the search for a later mark ends.
 const GAP_PAGES_MAX: u64 = 1024;
+
+/// How often a device that is still busy is looked at, and how many times.
+const IDLE_LOOK: Duration = Duration::from_millis(10);
+const IDLE_LOOKS_MAX: u32 = 1000;
 
 /// A store that recovery made ready to go on.
 pub(crate) struct Recovered {
@@ -143,9 +148,23 @@ pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> 
     })
 }
 
+/// Waits until nothing is under way on the device: a write of an earlier user, or of an opening that was given up, could land over
+/// what this one writes.
+async fn idle(device: &dyn Device) -> Result<(), OpenError> {
+    for _ in 0..IDLE_LOOKS_MAX {
+        if device.counters().in_flight == 0 {
+            return Ok(());
+        }
+        device.read(0, AlignedBuf::take(PAGE_BYTES)).await.1.map_err(io_error("read first page"))?;
+        tokio::time::sleep(IDLE_LOOK).await;
+    }
+    Err(OpenError::Unusable(format!("operations of its last user did not end in {} s", (IDLE_LOOK * IDLE_LOOKS_MAX).as_secs())))
+}
+
 /// Opens the store on `device`.
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
+    idle(&**device).await?;
     let mut state = read_state(&**device).await?;
     let clean = state.superblock.clean;
     state.superblock.sequence += 1;
