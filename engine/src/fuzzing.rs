@@ -24,6 +24,9 @@ use crate::{
 };
 use std::sync::Arc;
 
+/// Version of the format that this program writes.
+pub const FORMAT_VERSION: u32 = crate::format::superblock::FORMAT_VERSION;
+
 const UUID: [u8; 16] = [7; 16];
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Pages that a scan is given at most.

@@ -122,7 +122,8 @@ impl Store {
     pub(crate) async fn killed(self, what: &str, options: &OpenOptions, contents: &Contents) {
         let device = self.device.snapshot_completed(2);
         drop(self);
-        let (engine, _) = Engine::open(Arc::new(device.clone()), options.clone()).await.expect("open");
+        let (engine, report) = Engine::open(Arc::new(device.clone()), options.clone()).await.expect("open");
+        assert_eq!(report.damaged_entries, 0, "{what}: the log is whole");
         let store = Self { engine, device };
         store.assert_holds(&format!("{what}: after the process was killed"), contents).await;
     }
