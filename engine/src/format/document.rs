@@ -355,7 +355,7 @@ fn hashes_and_classes_are_made_as_the_document_says() {
         assert_eq!(hash.0, wide[..12]);
         let low = u64::from_le_bytes(hash.0[..8].try_into().expect("eight bytes"));
         assert!(DOCUMENT.contains("the unit is the high half\nof `(low >> 32) × units`"));
-        assert_eq!(u64::from(hash.unit(1000)), (low >> 32) * 1000 >> 32);
+        assert_eq!(u64::from(hash.unit(1000)), ((low >> 32) * 1000) >> 32);
         assert!(DOCUMENT.contains("the first bucket is `(low mod 2^24) × 1023 >> 24`"));
         assert_eq!(u64::from(hash.bucket(BUCKETS_PER_UNIT)), (low % (1 << 24) * 1023) >> 24);
         assert!(DOCUMENT.contains("the fingerprint is byte 3, then bytes 8..12 as the higher bits"));

@@ -108,18 +108,19 @@ async fn make() -> Base {
     values.push((key(KeySpace::Content, 99), vec![data(99, 900)]));
     let device = device.snapshot_completed(1);
     let mask = CrcMask::new(&[9; 16]);
-    let spots = spots(&device, &mask);
+    let spots = spots(&device, &mask).await;
     Base { device, mask, spots, values }
 }
 
-fn spots(device: &SimDevice, mask: &CrcMask) -> Vec<Spot> {
+async fn spots(device: &SimDevice, mask: &CrcMask) -> Vec<Spot> {
     let layout = Layout::plan(DEVICE_BYTES, &OPTIONS).expect("a layout");
-    let page = |offset: u64| device.handle().peek(offset..offset + PAGE_BYTES as u64).expect("readable");
-    let written = |offset: &u64| page(*offset).iter().any(|byte| *byte != 0);
+    let read = async |offset: u64, bytes: u64| device.read(offset, AlignedBuf::take(bytes as usize)).await.0;
+    let written = |page: &[u8]| page.iter().any(|byte| *byte != 0);
     let spot = |structure, bytes| move |offset| Spot { structure, offset, bytes };
     let mut out: Vec<Spot> = Layout::superblock_offsets(DEVICE_BYTES).map(spot(Structure::Superblock, PAGE_BYTES)).to_vec();
-    let log = (0..layout.log_pages).map(|n| layout.log_page_offset(n)).filter(written);
-    out.extend(log.map(spot(Structure::LogPage, PAGE_BYTES)));
+    let log = read(layout.log_offset, layout.log_pages * PAGE_BYTES as u64).await;
+    let used = (0..).zip(log.chunks(PAGE_BYTES)).filter(|(_, page)| written(page));
+    out.extend(used.map(|(n, _)| layout.log_page_offset(n)).map(spot(Structure::LogPage, PAGE_BYTES)));
     for slot in 0..2 {
         let copies = [0, 1].map(|copy| layout.block_table_offset(slot, copy));
         let bytes = usize::try_from(BlockTable::copy_bytes(layout.block_count)).expect("pages");
@@ -130,13 +131,14 @@ fn spots(device: &SimDevice, mask: &CrcMask) -> Vec<Spot> {
     for physical in 0..layout.block_count {
         let start = layout.block_offset(physical);
         out.push(Spot { structure: Structure::BlockHead, offset: start, bytes: PAGE_BYTES });
-        let Some(head) = BlockHead::decode(mask, &[9; 16], &page(start)) else { continue };
-        for at in (1..layout.block_bytes / PAGE_BYTES as u64).map(|n| start + n * PAGE_BYTES as u64).filter(written) {
+        let block = read(start, layout.block_bytes).await;
+        let Some(head) = BlockHead::decode(mask, &[9; 16], &block) else { continue };
+        for (n, page) in (0u64..).zip(block.chunks(PAGE_BYTES)).skip(1).filter(|(_, page)| written(page)) {
+            let at = start + n * PAGE_BYTES as u64;
             // A head that crosses into the next page is left out.
-            let bytes = page(at);
             for in_page in (0..PAGE_BYTES).step_by(RECORD_ALIGN_BYTES as usize) {
                 let place = Place::new(head.vbn, (at - start) as u32 + in_page as u32);
-                if let Ok(record) = RecordHead::decode(mask, place, &bytes[in_page..], layout.block_bytes) {
+                if let Ok(record) = RecordHead::decode(mask, place, &page[in_page..], layout.block_bytes) {
                     let bytes = record.shape().head_bytes;
                     out.push(Spot { structure: Structure::Record(place), offset: at + in_page as u64, bytes });
                 }
