@@ -1,7 +1,8 @@
 //! Images: copies of the table from which recovery starts, so that the log can be short.
 //!
 //! Always true here: the superblock points to an image only after a flush that was issued after its last unit was written; the
-//! image in force is never overwritten; the log before the image in force is released when the next one begins.
+//! image in force is never overwritten; the log before the image in force is released when the next one begins. One image is written at
+//! a time, and to its end: a write that was left behind would land in the next one, which has its number.
 
 use crate::{
     canary::{self, Canary},
@@ -62,8 +63,35 @@ pub(crate) async fn run(core: Arc<Core>) {
     }
 }
 
-/// Writes an image and puts it in force.
+/// Writes an image and puts it in force. Must not be dropped on the way while the store goes on.
 pub(crate) async fn write_image(core: &Core) -> Result<ImageInForce, PutError> {
+    let _turn = core.images.lock().await;
+    image(core).await
+}
+
+/// Writes the last image, ends the sequencer and marks the store clean. No image is begun behind it. Must not be dropped on the way.
+pub(crate) async fn close(core: &Core) -> Result<(), PutError> {
+    let mut ended = core.images.lock().await;
+    if *ended {
+        return Ok(());
+    }
+    image(core).await?;
+    let closed = || PutError::Unavailable("store is closed".into());
+    let (reply, receive) = oneshot::channel();
+    core.control.send(Control::Close(reply)).await.map_err(|_| closed())?;
+    let mark = receive.await.map_err(|_| closed())??;
+    core.superblocks
+        .update(|s| {
+            s.mark = mark;
+            s.clean = true;
+        })
+        .await
+        .map_err(|e| PutError::Unavailable(format!("write superblocks: {e}")))?;
+    *ended = true;
+    Ok(())
+}
+
+async fn image(core: &Core) -> Result<ImageInForce, PutError> {
     let previous = core.superblocks.current().await.image;
     let closed = || PutError::Unavailable("store is closed".into());
     let (send, receive) = oneshot::channel();

@@ -56,6 +56,9 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) uploads: Uploads,
     pub(crate) superblocks: Superblocks,
+    /// Whose turn it is to write an image; true once the last one is written and the store is marked clean. Held across awaits on
+    /// purpose, outside of the superblocks' lock.
+    pub(crate) images: tokio::sync::Mutex<bool>,
     pub(crate) poison: Poison,
     pub(crate) puts: mpsc::Sender<Request>,
     pub(crate) control: mpsc::Sender<Control>,

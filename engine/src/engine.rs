@@ -17,7 +17,7 @@ use crate::{
     read::{self, Object},
     recover::{Recovered, State, recover},
     rotation,
-    sequencer::{Change, Control, PackedRecord, Sequencer},
+    sequencer::{Change, PackedRecord, Sequencer},
     space::Space,
     stats::{Counters, Stats, count},
     superblocks::{self, Superblocks},
@@ -34,7 +34,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
@@ -126,7 +126,7 @@ pub struct Engine {
 
 struct Shared {
     core: Arc<Core>,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Engine {
@@ -180,8 +180,8 @@ impl Engine {
         superblocks::write_all(&*device, &superblock, superblocks::IN_ORDER).await.map_err(io("write superblocks"))
     }
 
-    /// Opens the store on a device, after whatever the last run left behind. Must be called within a tokio runtime, in which the
-    /// store's tasks run.
+    /// Opens the store on a device, after whatever the last run left behind: what that one has still under way on the same device is
+    /// waited for. Must be called within a tokio runtime, in which the store's tasks run.
     pub async fn open(device: Arc<dyn Device>, options: OpenOptions) -> Result<(Self, OpenReport), OpenError> {
         let Recovered { state, end, durable, log_tail, report } = recover(&device).await?;
         let State { superblock, layout, mask, hasher, census, table, rows, tick, unflushed_bytes, damaged_units, damaged_heads, .. } =
@@ -200,6 +200,7 @@ impl Engine {
             uuid: superblock.uuid,
             epoch: superblock.epoch,
             superblocks: Superblocks::new(device, superblock),
+            images: tokio::sync::Mutex::new(false),
             layout,
             mask,
             hasher,
@@ -232,7 +233,7 @@ impl Engine {
         tasks.spawn(rotation::open_blocks(core.clone()));
         tasks.spawn(rotation::reclaim_blocks(core.clone()));
         tasks.spawn(rotation::touch_parts(core.clone(), touched_receiver));
-        Ok((Self { shared: Arc::new(Shared { core, tasks: Mutex::new(tasks) }) }, report))
+        Ok((Self { shared: Arc::new(Shared { core, tasks: Arc::new(Mutex::new(tasks)) }) }, report))
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -431,34 +432,25 @@ impl Engine {
     pub async fn flush(&self) -> Result<(), PutError> {
         checkpoint::flush(self.core()).await.map(drop)
     }
-    /// Writes an image now, so that the next opening replays little.
+    /// Writes an image now, so that the next opening replays little. Once begun it goes on to its end, whoever waits for it.
     pub async fn checkpoint(&self) -> Result<(), PutError> {
-        checkpoint::write_image(self.core()).await.map(drop)
+        let core = self.core().clone();
+        upload::joined(tokio::spawn(async move { checkpoint::write_image(&core).await.map(drop) })).await
     }
 
-    /// Writes an image, marks the store clean and ends its tasks. Whatever is still under way ends with `Unavailable`.
+    /// Writes an image, marks the store clean and ends its tasks. Whatever is still under way ends with `Unavailable`. Once begun it
+    /// goes on to its end, whoever waits for it; a store that was closed may be closed again.
     pub async fn close(&self) -> Result<(), PutError> {
-        let core = self.core();
-        let result = self.close_writing().await;
-        self.shared.tasks.lock().abort_all();
-        core.poison.close();
-        result
-    }
-
-    async fn close_writing(&self) -> Result<(), PutError> {
-        let core = self.core();
-        checkpoint::write_image(core).await?;
-        let closed = || PutError::Unavailable("store is closed".into());
-        let (reply, receive) = oneshot::channel();
-        core.control.send(Control::Close(reply)).await.map_err(|_| closed())?;
-        let mark = receive.await.map_err(|_| closed())??;
-        core.superblocks
-            .update(|s| {
-                s.mark = mark;
-                s.clean = true;
-            })
-            .await
-            .map_err(|e| PutError::Unavailable(format!("write superblocks: {e}")))
+        let (core, tasks) = (self.core().clone(), Arc::downgrade(&self.shared.tasks));
+        upload::joined(tokio::spawn(async move {
+            let result = checkpoint::close(&core).await;
+            if let Some(tasks) = tasks.upgrade() {
+                tasks.lock().abort_all();
+            }
+            core.poison.close();
+            result
+        }))
+        .await
     }
 
     /// A reading of the store's counters and gauges.
@@ -477,6 +469,14 @@ impl Engine {
             unflushed_bytes: core.unflushed_bytes.load(Ordering::Relaxed),
             upload_held_bytes: core.uploads.declared_bytes(),
             cache_bytes: core.cache.bytes(),
+            reserved_slots: core.table.reserved(),
+            flights: core.uploads.flights.running() as u64,
+            queued_bytes: (QUEUED_BYTES_MAX - core.queued.available_permits()) as u64,
+            gathered_bytes: core.uploads.gathered_bytes(),
+            pending_places: core.space.pending_places(),
+            uploads_running: core.uploads.running(),
+            upload_unaccepted_bytes: core.uploads.unaccepted_bytes(),
+            upload_left_bytes: core.uploads.left_bytes(),
             ..core.counters.read()
         }
     }

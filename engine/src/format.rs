@@ -5,6 +5,8 @@
 
 pub(crate) mod block;
 pub(crate) mod crc;
+#[cfg(test)]
+mod document;
 pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod log;

@@ -4,6 +4,8 @@
 //! is, and what it says must be possible. Checksums would keep nearly everything out, so each input is tried as it is and once more
 //! with its checksums put right.
 
+mod device;
+
 use crate::{
     device::PAGE_BYTES,
     engine::FormatOptions,
@@ -24,6 +26,9 @@ use crate::{
 };
 use std::sync::Arc;
 
+/// Version of the format that this program writes.
+pub const FORMAT_VERSION: u32 = crate::format::superblock::FORMAT_VERSION;
+
 const UUID: [u8; 16] = [7; 16];
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Pages that a scan is given at most.
@@ -37,19 +42,22 @@ pub struct Target {
     pub check: fn(&[u8]),
     /// Inputs to start from.
     pub seeds: fn() -> Vec<Vec<u8>>,
+    /// How many inputs the short form tries, besides those it is given: as many as take about a second.
+    pub tries: u64,
 }
 
-/// All decoders.
+/// All decoders, and whole devices.
 pub const TARGETS: &[Target] = &[
-    Target { name: "record_head", check: record_head, seeds: record_head_seeds },
-    Target { name: "manifest", check: manifest, seeds: manifest_seeds },
-    Target { name: "log_page", check: log_page, seeds: log_page_seeds },
-    Target { name: "scan", check: scan_pages, seeds: scan_seeds },
-    Target { name: "superblock", check: superblock, seeds: superblock_seeds },
-    Target { name: "layout", check: layout, seeds: layout_seeds },
-    Target { name: "block_head", check: block_head, seeds: block_head_seeds },
-    Target { name: "image_unit", check: image_unit, seeds: image_unit_seeds },
-    Target { name: "block_table", check: block_table, seeds: block_table_seeds },
+    Target { name: "record_head", check: record_head, seeds: record_head_seeds, tries: 3000 },
+    Target { name: "manifest", check: manifest, seeds: manifest_seeds, tries: 3000 },
+    Target { name: "log_page", check: log_page, seeds: log_page_seeds, tries: 3000 },
+    Target { name: "scan", check: scan_pages, seeds: scan_seeds, tries: 3000 },
+    Target { name: "superblock", check: superblock, seeds: superblock_seeds, tries: 3000 },
+    Target { name: "layout", check: layout, seeds: layout_seeds, tries: 3000 },
+    Target { name: "block_head", check: block_head, seeds: block_head_seeds, tries: 3000 },
+    Target { name: "image_unit", check: image_unit, seeds: image_unit_seeds, tries: 3000 },
+    Target { name: "block_table", check: block_table, seeds: block_table_seeds, tries: 3000 },
+    Target { name: "device", check: device::check, seeds: device::seeds, tries: 500 },
 ];
 
 fn mask() -> CrcMask {

@@ -3,5 +3,5 @@
 pub(crate) mod census;
 pub(crate) mod hasher;
 mod memory;
-mod slot;
+pub(crate) mod slot;
 pub(crate) mod table;

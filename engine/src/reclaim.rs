@@ -61,7 +61,8 @@ impl Reclaim {
     pub(crate) async fn step(&mut self) -> Result<bool, PutError> {
         let core = self.core.clone();
         let short = core.space.short(core.uploads.held_bytes());
-        let for_table = core.table.live() * 100 >= core.table.slots() * LOAD_RECLAIM_PERCENT;
+        // What is reserved is as good as live: who waits for slots may hold most of the free ones.
+        let for_table = (core.table.live() + core.table.reserved()) * 100 >= core.table.slots() * LOAD_RECLAIM_PERCENT;
         if !short && !for_table {
             return Ok(false);
         }

@@ -33,6 +33,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::Arc,
+    time::Duration,
 };
 use verify::{Checked, Claim, Verified, Verifier};
 
@@ -44,6 +45,10 @@ const RUNS_MAX: usize = 8;
 const READ_BYTES: usize = 1 << 20;
 /// Log pages in a row that may be unreadable or foreign before the search for a later mark ends.
 const GAP_PAGES_MAX: u64 = 1024;
+
+/// How often a device that is still busy is looked at, and how many times.
+const IDLE_LOOK: Duration = Duration::from_millis(10);
+const IDLE_LOOKS_MAX: u32 = 1000;
 
 /// A store that recovery made ready to go on.
 pub(crate) struct Recovered {
@@ -158,9 +163,23 @@ async fn load(device: &dyn Device, superblock: Superblock, layout: Layout) -> Re
     })
 }
 
+/// Waits until nothing is under way on the device: a write of an earlier user, or of an opening that was given up, could land over
+/// what this one writes.
+async fn idle(device: &dyn Device) -> Result<(), OpenError> {
+    for _ in 0..IDLE_LOOKS_MAX {
+        if device.counters().in_flight == 0 {
+            return Ok(());
+        }
+        let _ = device.read(0, AlignedBuf::take(PAGE_BYTES)).await;
+        tokio::time::sleep(IDLE_LOOK).await;
+    }
+    Err(OpenError::Unusable(format!("operations of its last user did not end in {} s", (IDLE_LOOK * IDLE_LOOKS_MAX).as_secs())))
+}
+
 /// Opens the store on `device`.
 pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
+    idle(&**device).await?;
     let (found, order, layout) = identify(&**device).await?;
     let clean = found.clean;
     let mut superblock = found.clone();

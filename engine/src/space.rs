@@ -201,6 +201,10 @@ impl Space {
             row.pending += n;
         }
     }
+    /// Places given out that are neither published nor abandoned.
+    pub(crate) fn pending_places(&self) -> u64 {
+        self.inner.lock().rows.iter().map(|row| u64::from(row.pending)).sum()
+    }
     /// A place given out was published (its record ends at `end_bytes`) or abandoned (`end_bytes` 0).
     pub(crate) fn settled(&self, physical: u32, n: u32, end_bytes: u32) {
         let mut inner = self.inner.lock();

@@ -37,6 +37,22 @@ macro_rules! counters {
             pub upload_held_bytes: u64,
             /// Bytes in the cache of verified records.
             pub cache_bytes: u64,
+            /// Slots of the table kept for records that are on their way.
+            pub reserved_slots: u64,
+            /// Content keys that somebody is putting.
+            pub flights: u64,
+            /// Bytes of payloads on their way to the log.
+            pub queued_bytes: u64,
+            /// Bytes of paged records that are being gathered and written.
+            pub gathered_bytes: u64,
+            /// Places in blocks that were given out and whose records are not yet logged.
+            pub pending_places: u64,
+            /// Uploads in parts that have not ended.
+            pub uploads_running: u64,
+            /// Bytes of their parts on the device that do not count as accepted yet.
+            pub upload_unaccepted_bytes: u64,
+            /// Bytes that aborted uploads left in the block that is being filled.
+            pub upload_left_bytes: u64,
         }
 
         impl Counters {

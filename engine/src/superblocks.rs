@@ -33,6 +33,8 @@ impl Superblocks {
         let mut next = current.clone();
         change(&mut next);
         next.sequence += 1;
+        // Also where this attempt comes to nothing: a copy with its sequence may be on the device.
+        current.sequence = next.sequence;
         write_all(&*self.device, &next, IN_ORDER).await?;
         *current = next;
         Ok(())

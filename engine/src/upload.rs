@@ -100,10 +100,22 @@ impl Uploads {
     }
     /// Bytes on the device that no published object accounts for, and that reclaim cannot have.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.unaccepted_bytes.load(Ordering::Relaxed) + self.left_bytes.load(Ordering::Relaxed)
+        self.unaccepted_bytes() + self.left_bytes()
+    }
+    pub(crate) fn unaccepted_bytes(&self) -> u64 {
+        self.unaccepted_bytes.load(Ordering::Relaxed)
+    }
+    pub(crate) fn left_bytes(&self) -> u64 {
+        self.left_bytes.load(Ordering::Relaxed)
     }
     pub(crate) fn declared_bytes(&self) -> u64 {
         self.running.lock().declared_bytes
+    }
+    pub(crate) fn running(&self) -> u64 {
+        self.running.lock().ids.len() as u64
+    }
+    pub(crate) fn gathered_bytes(&self) -> u64 {
+        (GATHERED_BYTES_MAX - self.gathered.available_permits()) as u64
     }
 }
 
@@ -394,6 +406,6 @@ impl Upload {
     }
 }
 
-async fn joined<T>(task: JoinHandle<Result<T, PutError>>) -> Result<T, PutError> {
-    task.await.unwrap_or_else(|e| Err(PutError::Unavailable(format!("write task ended: {e}"))))
+pub(crate) async fn joined<T>(task: JoinHandle<Result<T, PutError>>) -> Result<T, PutError> {
+    task.await.unwrap_or_else(|e| Err(PutError::Unavailable(format!("task ended: {e}"))))
 }

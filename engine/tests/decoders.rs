@@ -1,6 +1,6 @@
 //! The pure decoders under bytes that nobody wrote: the committed corpus of the fuzz targets, and mutations of it.
 //!
-//! `DECODERS_WRITE_CORPUS=1` writes the corpus anew, from the seeds that the targets make themselves. `fuzz/README.md` says how the
+//! `DECODERS_TRIES=100` tries a hundred times as many. `DECODERS_WRITE_CORPUS=1` writes the corpus anew, from the seeds that the targets make themselves. `fuzz/README.md` says how the
 //! long form runs.
 
 mod common;
@@ -12,9 +12,6 @@ use std::{
     panic::catch_unwind,
     path::{Path, PathBuf},
 };
-
-/// Mutations of each target's corpus.
-const MUTATIONS: u64 = 3000;
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
@@ -63,10 +60,11 @@ fn the_corpus_holds_every_targets_own_seeds() {
 
 #[test]
 fn no_decoder_breaks_its_word_whatever_the_bytes() {
+    let times: u64 = std::env::var("DECODERS_TRIES").map_or(1, |n| n.parse().expect("a number"));
     for target in TARGETS {
         let corpus = inputs(target.name);
         let mut rng = Rng(corpus.len() as u64);
-        let mutated = std::iter::repeat_with(|| mutate(&mut rng, &corpus)).take(MUTATIONS as usize);
+        let mutated = std::iter::repeat_with(|| mutate(&mut rng, &corpus)).take((target.tries * times) as usize);
         for input in corpus.iter().cloned().chain([Vec::new()]).chain(mutated) {
             let checked = catch_unwind(|| (target.check)(&input));
             assert!(checked.is_ok(), "{}: {}", target.name, input.iter().map(|b| format!("{b:02x}")).collect::<String>());

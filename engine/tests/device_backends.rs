@@ -192,6 +192,71 @@ async fn dropping_a_future_at_any_await_breaks_nothing() {
     }
 }
 
+/// As many bytes as the pool has buffers for, larger than what is ever copied in the caller's own thread.
+const LONG_PAGES: usize = 128;
+const LONG_AT_ONCE: u64 = 8;
+
+/// Waits until the kernel has answered everything.
+async fn until_idle(device: &dyn Device) {
+    while device.counters().in_flight > 0 {
+        // On the simulated device a write that nobody waits for goes on as others come.
+        drop(device.read(LEN_BYTES - at(1), AlignedBuf::take(PAGE_BYTES)).await);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Takes as many buffers from the pool as were given up, and writes all over them.
+fn scribbles() -> Vec<AlignedBuf> {
+    (0..2 * LONG_AT_ONCE).map(|_| filled(LONG_PAGES, 0x77)).collect()
+}
+
+/// The kernel reads from the buffer of a write until it has answered, whoever waits for it: nobody else may be given that memory.
+#[tokio::test]
+async fn what_a_dropped_write_leaves_on_the_disk_is_its_own_bytes() {
+    for Backend { name, device, .. } in backends() {
+        let mut overlapped = 0;
+        for round in 1..=100u8 {
+            let writes: Vec<_> =
+                (0..LONG_AT_ONCE).map(|index| device.write(at(index * LONG_PAGES as u64), filled(LONG_PAGES, round))).collect();
+            if round % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(writes);
+            overlapped += u32::from(device.counters().in_flight > 0);
+            let scribbles = scribbles();
+            until_idle(&*device).await;
+            drop(scribbles);
+            let found = read(&*device, 0, LONG_PAGES * LONG_AT_ONCE as usize).await;
+            assert!(found.iter().all(|byte| *byte == round), "{name}: round {round}");
+        }
+        // Where nothing is ever under way when the buffers are taken, nothing was shown.
+        assert!(overlapped > 0, "{name}");
+    }
+}
+
+/// The kernel writes to the buffer of a read until it has answered.
+#[tokio::test]
+async fn a_dropped_read_changes_no_buffer_that_somebody_took_later() {
+    for Backend { name, device, .. } in backends() {
+        write(&*device, 0, filled(LONG_PAGES * LONG_AT_ONCE as usize, 9)).await;
+        let mut overlapped = 0;
+        for round in 0..100 {
+            let reads: Vec<_> = (0..LONG_AT_ONCE)
+                .map(|index| device.read(at(index * LONG_PAGES as u64), AlignedBuf::take(LONG_PAGES * PAGE_BYTES)))
+                .collect();
+            if round % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(reads);
+            overlapped += u32::from(device.counters().in_flight > 0);
+            let scribbles = scribbles();
+            until_idle(&*device).await;
+            assert!(scribbles.iter().all(|buf| buf.iter().all(|byte| *byte == 0x77)), "{name}: round {round}");
+        }
+        assert!(overlapped > 0 || name == "sim", "{name}");
+    }
+}
+
 #[tokio::test]
 async fn futures_outlive_the_device() {
     for Backend { device, _dir, .. } in backends() {

@@ -51,6 +51,7 @@ impl AlignedBuf {
         let pooled = class_of(len).and_then(|class| POOL.take(class));
         let fresh = pooled.is_none();
         let slab = pooled.unwrap_or_else(|| Slab::allocate(class_of(len).map_or(len, |class| CLASS_BYTES[class])));
+        POOL.lent_bytes.fetch_add(slab.layout.size(), Relaxed);
         let mut buf = Self { slab: ManuallyDrop::new(slab), len };
         if zeroed && !fresh {
             buf.fill(0);
@@ -63,6 +64,7 @@ impl Drop for AlignedBuf {
     fn drop(&mut self) {
         // SAFETY: the buffer is being dropped: nothing reads the field after this.
         let slab = unsafe { ManuallyDrop::take(&mut self.slab) };
+        POOL.lent_bytes.fetch_sub(slab.layout.size(), Relaxed);
         POOL.give(slab);
     }
 }
@@ -99,6 +101,8 @@ impl fmt::Debug for AlignedBuf {
 pub struct BufferPoolStats {
     /// Bytes of unused buffers that are kept.
     pub retained_bytes: usize,
+    /// Bytes of buffers that somebody holds: callers, devices, the cache.
+    pub lent_bytes: usize,
     /// The bound of `retained_bytes`.
     pub retained_bytes_max: usize,
     /// Buffers that were served from the pool.
@@ -152,6 +156,7 @@ impl Drop for Slab {
 struct Pool {
     classes: [Class; CLASS_BYTES.len()],
     retained_bytes: AtomicUsize,
+    lent_bytes: AtomicUsize,
     retained_bytes_max: usize,
     reused: AtomicU64,
     missed: AtomicU64,
@@ -171,6 +176,7 @@ impl Pool {
             classes: CLASS_BYTES
                 .map(|bytes| Class { free: Mutex::new(Vec::with_capacity(retained_bytes_max / bytes)), bytes: AtomicUsize::new(0) }),
             retained_bytes: AtomicUsize::new(0),
+            lent_bytes: AtomicUsize::new(0),
             retained_bytes_max,
             reused: AtomicU64::new(0),
             missed: AtomicU64::new(0),
@@ -218,6 +224,7 @@ impl Pool {
     fn stats(&self) -> BufferPoolStats {
         BufferPoolStats {
             retained_bytes: self.retained_bytes.load(Relaxed),
+            lent_bytes: self.lent_bytes.load(Relaxed),
             retained_bytes_max: self.retained_bytes_max,
             reused: self.reused.load(Relaxed),
             missed: self.missed.load(Relaxed),

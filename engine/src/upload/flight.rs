@@ -41,6 +41,10 @@ impl Flights {
         let flight = Arc::new(Flight { progress: Mutex::new(Instant::now()), ended: watch::Sender::new(false) });
         Lead { flights: self.clone(), key: *key, flight }
     }
+    /// How many keys somebody is putting.
+    pub(crate) fn running(&self) -> usize {
+        self.map.lock().len()
+    }
     /// Joins the flight of `key`, or starts it.
     pub(crate) fn turn(&self, key: &Key) -> Turn {
         let mut map = self.map.lock();
