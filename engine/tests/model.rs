@@ -7,9 +7,10 @@
 //! Without settings it runs a fixed set of histories. The long form, with other histories each time:
 //!
 //! ```text
-//! MODEL_CASES=5000 [MODEL_SEED=7] cargo test -p blockstore-engine --test model random
+//! MODEL_CASES=50000 [MODEL_SEED=7] cargo test --release -p blockstore-engine --test model random -- --nocapture
 //! ```
-//! A history that fails is made as short as it can be and printed; as a function of `model/stories.rs` it stays with us.
+//! A history that fails is made as short as it can be and printed, with the command that plays it again; as a function of
+//! `model/stories.rs` it stays with us.
 
 mod common;
 #[path = "model/ledger.rs"]
@@ -21,27 +22,28 @@ mod stories;
 #[path = "model/world.rs"]
 mod world;
 
+use parking_lot::Mutex;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// Histories of a run without settings.
-const CASES: u32 = 60;
+const CASES: u64 = 500;
+/// Histories that are drawn from one seed: short enough to be played again for the one that fails.
+const CASES_PER_SEED: u64 = 125;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: must be a number")))
 }
 
-#[test]
-fn random_histories_keep_every_promise() {
-    let cases = setting("MODEL_CASES").map_or(CASES, |n| u32::try_from(n).expect("MODEL_CASES fits 32 bits"));
-    let seed = setting("MODEL_SEED").unwrap_or_else(|| match setting("MODEL_CASES") {
-        None => 1,
-        Some(_) => std::time::UNIX_EPOCH.elapsed().map_or(1, |t| t.as_micros() as u64),
-    });
+/// Plays the histories that a seed gives. The story of one that fails, with the command that plays them again.
+fn play_all(seed: u64, cases: u64) -> Result<(), String> {
     let mut chacha = [0; 32];
     chacha[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config {
-        cases,
+        cases: u32::try_from(cases).expect("few"),
         max_shrink_iters: 150,
         // A seed means another history after each change of what is drawn: the stories keep them instead.
         failure_persistence: None,
@@ -54,9 +56,45 @@ fn random_histories_keep_every_promise() {
             TestCaseError::fail(text.unwrap_or_default())
         })
     });
+    let again = format!("MODEL_CASES={cases} MODEL_SEED={seed} cargo test -p blockstore-engine --test model random");
     match result {
-        Ok(()) => {}
-        Err(TestError::Fail(why, (config, ops))) => panic!("MODEL_SEED={seed}: {why}\nplay(\n&{config:?},\n&{ops:?})"),
-        Err(TestError::Abort(why)) => panic!("MODEL_SEED={seed}: {why}"),
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(why, (config, ops))) => Err(format!("{why}\nto play it again: {again}\nplay(\n&{config:?},\n&{ops:?})")),
+        Err(TestError::Abort(why)) => Err(format!("{why}\nto play it again: {again}")),
     }
+}
+
+#[test]
+fn random_histories_keep_every_promise() {
+    let cases = setting("MODEL_CASES");
+    let first = setting("MODEL_SEED").unwrap_or_else(|| match cases {
+        None => 1,
+        Some(_) => std::time::UNIX_EPOCH.elapsed().map_or(1, |t| t.as_micros() as u64),
+    });
+    let cases = cases.unwrap_or(CASES);
+    // A simulated run keeps to its thread; so they can be played side by side.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, played, failed) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let start = next.fetch_add(CASES_PER_SEED, Ordering::Relaxed);
+                    if start >= cases || failed.lock().is_some() {
+                        return;
+                    }
+                    let some = CASES_PER_SEED.min(cases - start);
+                    match play_all(first + start / CASES_PER_SEED, some) {
+                        Ok(()) => _ = played.fetch_add(some, Ordering::Relaxed),
+                        Err(story) => _ = failed.lock().get_or_insert(story),
+                    }
+                }
+            });
+        }
+    });
+    if let Some(story) = failed.into_inner() {
+        panic!("{story}");
+    }
+    assert_eq!(played.into_inner(), cases);
+    println!("{cases} histories from seed {first} on kept every promise");
 }
