@@ -58,10 +58,11 @@ pub fn group() -> OpenOptions {
     OpenOptions { durability: Durability::Group, ..options() }
 }
 
-/// Runs on one thread, with a clock that jumps as soon as everybody waits.
+/// Runs on one thread, with a clock that jumps as soon as everybody waits. What waits for ever ends with a panic after a day of that clock.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(future)
+    runtime.block_on(async { tokio::time::timeout(DAY, future).await.expect("the run came to no end within a simulated day") })
 }
 
 pub fn sim(mib: u64, seed: u64) -> SimDevice {
