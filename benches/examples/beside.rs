@@ -1,6 +1,6 @@
 //! `blockstore-beside`: how long lookups and reads take on an idle store, and beside writers at full speed in the same store.
 //!
-//! The asker has a thread of its own and asks for one thing after another; the writers are tasks of a runtime with two threads, as in
+//! The asker has a thread of its own and asks for one thing after another; the writers are tasks of a runtime with `--threads`, as in
 //! a server. So what is measured is what the engine makes an asker wait for: locks, cache lines, the device. It is not the queue for
 //! the processor in front of a busy server, but it includes being put off it, where there are fewer processors than threads; how often
 //! that happens by itself is what the row `nothing` shows, which times an empty call.
@@ -43,6 +43,9 @@ struct Options {
     /// Writers at work at once
     #[arg(long, default_value_t = 8)]
     writers: u64,
+    /// Threads that the writers' tasks share
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
     /// How long each row runs
     #[arg(long, default_value_t = 3)]
     seconds: u64,
@@ -124,7 +127,7 @@ struct Bench {
 
 impl Bench {
     fn new(options: Options) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
+        let runtime = Builder::new_multi_thread().worker_threads(options.threads).enable_all().build().expect("threads");
         let dir = match &options.dir {
             Some(dir) => TempDir::new_in(dir),
             None => TempDir::new(),
