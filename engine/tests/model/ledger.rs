@@ -198,7 +198,13 @@ impl Ledger {
     pub(crate) fn power_lost(&mut self) {
         self.killed();
         self.blobs.values_mut().for_each(|b| b.acked &= b.durable);
-        self.names.values_mut().for_each(|n| n.writes.iter_mut().for_each(|w| w.acked &= w.durable));
+        for name in self.names.values_mut() {
+            // What it was before may have been dropped for age when the lost write made it wanted again.
+            if name.writes.iter().any(|w| w.acked && !w.durable) {
+                (name.touched_at, name.safe_at) = (None, None);
+            }
+            name.writes.iter_mut().for_each(|w| w.acked &= w.durable);
+        }
     }
     /// Something was damaged; nobody knows what it hit.
     pub(crate) fn damaged(&mut self) {
