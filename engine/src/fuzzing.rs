@@ -193,7 +193,7 @@ fn entries() -> Vec<Entry> {
     vec![
         Entry::BlockOpen { vbn: Vbn(300) },
         Entry::Put(at(4096)),
-        Entry::Move { to: at(8192), from: Place::new(Vbn(300), 4096) },
+        Entry::Move { to: at(8192), from: Place::new(Vbn(300), 4096), carries: Some((Epoch(1), Lsn(2))) },
         Entry::Delete { hash: KeyHash([4; 12]), kind: SlotKind::Named, from: Place::new(Vbn(300), 8192) },
         Entry::BlockSeal { vbn: Vbn(300), fill_bytes: 9000 },
         Entry::BlockRetire { vbn: Vbn(300) },

@@ -323,7 +323,7 @@ impl Reclaim {
                 out[shape.payload_offset..shape.payload_offset + shape.payload_bytes].copy_from_slice(&copy.payload);
                 let check = SizeCheck::of(copy.head.logical_bytes);
                 let to = Location { hash: copy.hash, kind: copy.found.kind, check, place, extent_bytes: shape.extent_bytes as u32 };
-                moves.push(Change::Move { to, from: copy.found.place });
+                moves.push(Change::Move { to, from: copy.found.place, carries: (copy.head.epoch, copy.head.lsn) });
             }
             core.space.pending(block.physical, moves.len() as u32);
             self.tail = Some((block, end));

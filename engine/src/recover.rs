@@ -418,7 +418,7 @@ impl Opening<'_> {
         let verifier = Verifier { device: self.device, layout: self.layout, mask: self.mask, hasher: self.hasher };
         let claims = unsure.iter().filter_map(|(lsn, epoch, entry)| match entry {
             Entry::Put(location) => Some(Claim { lsn: *lsn, location: *location, exact: Some((*epoch, *lsn)) }),
-            Entry::Move { to, .. } => Some(Claim { lsn: *lsn, location: *to, exact: None }),
+            Entry::Move { to, carries, .. } => Some(Claim { lsn: *lsn, location: *to, exact: *carries }),
             _ => None,
         });
         let (runs, impossible) = verifier.runs(claims.collect());
@@ -495,7 +495,7 @@ impl Opening<'_> {
                 self.fill(location);
             }
             Entry::Put(location) => self.fill(location),
-            Entry::Move { to, from } => {
+            Entry::Move { to, from, .. } => {
                 if newer(self.table, &to.hash) {
                     let _ = self.table.relocate(&to.hash, *from, to.place, lsn)
                         || canary::leaves_out(Canary::MoveConditionInReplay) && self.put(to, lsn) != Placed::Full;

@@ -15,7 +15,7 @@ use crate::{
         image::BlockRow,
         log::{Location, UNITS_PER_PAGE},
         record::{RecordKey, RecordKind},
-        types::{KeyHash, Lsn, Place, SlotKind, Vbn},
+        types::{Epoch, KeyHash, Lsn, Place, SlotKind, Vbn},
     },
     log_writer::{LogEnd, LogWriter},
     space::Taken,
@@ -64,8 +64,8 @@ pub(crate) enum Change {
     Tombstone { record: PackedRecord, from: Place },
     /// The record was written at its place already; log it. A slot was reserved for it.
     Written { location: Location, accept_bytes: u64 },
-    /// The record was copied.
-    Move { to: Location, from: Place },
+    /// The record, whose head carries `carries`, was copied.
+    Move { to: Location, from: Place, carries: (Epoch, Lsn) },
     /// The slot that says `from` is emptied.
     Delete { hash: KeyHash, kind: SlotKind, from: Place },
     /// The header of the block's next tenant was written.

@@ -245,18 +245,20 @@ fn the_logs_entries_have_the_tags_and_fields_of_the_document() {
         assert_eq!(entry.units(), 1 + usize::from(out[log::UNIT_BYTES..] != [0; log::UNIT_BYTES]));
         out
     };
-    let moved = unit(Entry::Move { to: location, from });
+    let moved = unit(Entry::Move { to: location, from, carries: Some((Epoch(3), Lsn(1 << 60))) });
     let second = [&moved[log::UNIT_BYTES..], &[0; log::UNIT_BYTES]].concat();
     let lsns = |first: u64, last: u64| [&[0; 3][..], &first.to_le_bytes(), &last.to_le_bytes(), &[0; 8]].concat();
     let body = |kind: u8, check: u16, hash: u8, place: [u32; 2], length: u32| {
         let places = place.map(u32::to_le_bytes).concat();
         [&[kind][..], &check.to_le_bytes(), &[hash; 12], &places, &length.to_le_bytes()].concat()
     };
+    let places = [77u32, 20].map(u32::to_le_bytes).concat();
+    let carried = [&[0; 3][..], &(1u64 << 60).to_le_bytes(), &3u32.to_le_bytes(), &places, &[0; 4]].concat();
     let delete = Entry::Delete { hash: KeyHash([5; 12]), kind: SlotKind::Named, from };
     let expected: [(&str, Vec<u8>, Vec<u8>); 9] = [
         ("Put", unit(Entry::Put(location)).to_vec(), body(2, 6, 5, [VBN, 10], 9)),
         ("Move, first unit", moved.to_vec(), body(2, 6, 5, [VBN, 10], 9)),
-        ("Move, second unit", second, body(0, 0, 0, [77, 20], 0)),
+        ("Move, second unit", second, carried),
         ("Delete", unit(delete).to_vec(), body(1, 0, 5, [77, 20], 0)),
         ("BlockOpen", unit(Entry::BlockOpen { vbn }).to_vec(), body(0, 0, 0, [VBN, 0], 0)),
         ("BlockSeal", unit(Entry::BlockSeal { vbn, fill_bytes: 3 }).to_vec(), body(0, 0, 0, [VBN, 0], 3)),
@@ -267,7 +269,7 @@ fn the_logs_entries_have_the_tags_and_fields_of_the_document() {
     let uses = [
         "all fields",
         "all fields: the new place",
-        "vbn, offset: the old place",
+        "vbn, offset: the old place; LSN (u64 at 8) and epoch (u32 at 16) in the record's head, or zeros",
         "kind, key hash, vbn, offset: the place that the slot must still have",
         "vbn",
         "vbn; length: bytes filled",

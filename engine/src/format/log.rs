@@ -37,8 +37,9 @@ pub(crate) struct Location {
 pub(crate) enum Entry {
     /// The key is at this place now, wherever it was.
     Put(Location),
-    /// The record was copied; takes effect only where the slot still says `from`.
-    Move { to: Location, from: Place },
+    /// The record was copied; takes effect only where the slot still says `from`. Its head, which a copy keeps, carries `carries`; an
+    /// entry of an early build does not say.
+    Move { to: Location, from: Place, carries: Option<(Epoch, Lsn)> },
     /// The key is gone; takes effect only where the slot still says this place.
     Delete { hash: KeyHash, kind: SlotKind, from: Place },
     /// A block has a new tenant.
@@ -101,6 +102,19 @@ impl RawUnit {
         self.granule = place.granule.into();
         self
     }
+    fn carrying(mut self, carries: Option<(Epoch, Lsn)>) -> Self {
+        if let Some((epoch, lsn)) = carries {
+            self.hash[..8].copy_from_slice(&lsn.0.to_le_bytes());
+            self.hash[8..].copy_from_slice(&epoch.0.to_le_bytes());
+        }
+        self
+    }
+    fn read_carried(&self) -> Option<(Epoch, Lsn)> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.hash;
+        // Epochs begin at 1.
+        let epoch = Some(u32::from_le_bytes([i, j, k, l])).filter(|epoch| *epoch > 0)?;
+        Some((Epoch(epoch), Lsn(u64::from_le_bytes([a, b, c, d, e, f, g, h]))))
+    }
     fn two_lsns(tag: u8, first: Lsn, last: Lsn) -> Self {
         let mut unit = Self::new(tag);
         unit.hash[..8].copy_from_slice(&first.0.to_le_bytes());
@@ -149,8 +163,9 @@ impl Entry {
         let (first, rest) = out.split_at_mut(UNIT_BYTES);
         let unit = match self {
             Self::Put(l) => RawUnit::location(TAG_PUT, l),
-            Self::Move { to, from } => {
-                RawUnit::new(TAG_MOVE_FROM).at(*from).write(mask, epoch, lsn.plus(1), &mut rest[..UNIT_BYTES]);
+            Self::Move { to, from, carries } => {
+                let second = RawUnit::new(TAG_MOVE_FROM).at(*from).carrying(*carries);
+                second.write(mask, epoch, lsn.plus(1), &mut rest[..UNIT_BYTES]);
                 RawUnit::location(TAG_MOVE, to)
             }
             Self::Delete { hash, kind, from } => RawUnit { kind: *kind as u8, hash: hash.0, ..RawUnit::new(TAG_DELETE) }.at(*from),
@@ -176,7 +191,7 @@ impl Entry {
                 if from.tag != TAG_MOVE_FROM {
                     return None;
                 }
-                Self::Move { to: unit.read_location()?, from: from.place() }
+                Self::Move { to: unit.read_location()?, from: from.place(), carries: from.read_carried() }
             }
             TAG_DELETE => Self::Delete { hash: KeyHash(unit.hash), kind: SlotKind::from_bits(unit.kind)?, from: unit.place() },
             TAG_BLOCK_OPEN => Self::BlockOpen { vbn },
@@ -240,7 +255,8 @@ mod tests {
         vec![
             Entry::Put(location(SlotKind::Content)),
             Entry::Put(location(SlotKind::Manifest)),
-            Entry::Move { to: location(SlotKind::Part), from: at(4, 64) },
+            Entry::Move { to: location(SlotKind::Part), from: at(4, 64), carries: None },
+            Entry::Move { to: location(SlotKind::Named), from: at(4, 64), carries: Some((Epoch(2), Lsn(1 << 50))) },
             Entry::Delete { hash: KeyHash([1; 12]), kind: SlotKind::Named, from: at(3, 8) },
             Entry::BlockOpen { vbn: Vbn(77) },
             Entry::BlockSeal { vbn: Vbn(77), fill_bytes: 1 << 20 },

@@ -142,3 +142,54 @@ impl Verifier<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        device::{SimDevice, SimOptions},
+        engine::FormatOptions,
+        format::{
+            crc::ChunkCrcs,
+            record::RecordShape,
+            types::{Place, SizeCheck, SlotKind, Vbn},
+        },
+        key::{Key, KeySpace},
+    };
+
+    /// Run 1 carried a value of a name to a place, and the power took its log; run 2 carried a newer value of the name to the same place, and
+    /// the power took the copy. The first one's copy must not stand in for it.
+    #[tokio::test]
+    async fn the_copy_of_a_lost_run_does_not_confirm_a_move() {
+        let device = SimDevice::new(SimOptions::new(64 << 20, 1));
+        let layout = Layout::plan(64 << 20, &FormatOptions::default()).expect("a layout");
+        let (mask, hasher) = (CrcMask::new(&[1; 16]), KeyHasher::new(&[2; 16]));
+        let key = RecordKey::Object(Key { space: KeySpace::Named, function: 1, hash: [3; 32] });
+        let (payload, place) = (vec![7; 500], Place::new(Vbn(layout.vbn_stride), 4096));
+        let crcs = ChunkCrcs::of(&payload);
+        let head = RecordHead { kind: RecordKind::Named, key, logical_bytes: 500, stored_bytes: 500, epoch: Epoch(1), lsn: Lsn(90), crcs };
+        let shape = RecordShape::of(RecordKind::Named, 500);
+        let mut buf = AlignedBuf::zeroed(PAGE_BYTES);
+        head.encode(&mask, place, &mut buf[..shape.head_bytes]);
+        buf[shape.payload_offset..][..500].copy_from_slice(&payload);
+        device.write(layout.block_offset(0) + 4096, buf).await.1.expect("write");
+
+        let location = Location {
+            hash: hasher.hash(&key),
+            kind: SlotKind::Named,
+            check: SizeCheck::of(500),
+            place,
+            extent_bytes: shape.extent_bytes as u32,
+        };
+        let verifier = Verifier { device: &device, layout: &layout, mask: &mask, hasher: &hasher };
+        for (exact, there) in [(Some((Epoch(1), Lsn(90))), true), (Some((Epoch(2), Lsn(140))), false), (None, true)] {
+            let (runs, impossible) = verifier.runs(vec![Claim { lsn: Lsn(200), location, exact }]);
+            assert!(impossible.is_empty());
+            for run in runs {
+                let checked = verifier.check(run).await;
+                assert_eq!(checked.claims.len(), 1);
+                assert_eq!(checked.claims[0].1.is_some(), there, "{exact:?}");
+            }
+        }
+    }
+}

@@ -158,7 +158,9 @@ impl Sequencer {
             Change::Written { location, accept_bytes } => {
                 (Effect::Put { location, accept_bytes }, Entry::Put(location), location.extent_bytes as usize)
             }
-            Change::Move { to, from } => (Effect::Move { to, from }, Entry::Move { to, from }, to.extent_bytes as usize),
+            Change::Move { to, from, carries } => {
+                (Effect::Move { to, from }, Entry::Move { to, from, carries: Some(carries) }, to.extent_bytes as usize)
+            }
             Change::Delete { hash, kind, from } => (Effect::Delete { hash, from, record: None }, Entry::Delete { hash, kind, from }, 0),
             Change::BlockOpen { physical, vbn } => (Effect::Open { physical, vbn }, Entry::BlockOpen { vbn }, 0),
             Change::BlockSeal { physical, vbn, fill_bytes } => (Effect::Seal { physical }, Entry::BlockSeal { vbn, fill_bytes }, 0),
