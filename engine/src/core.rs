@@ -4,6 +4,7 @@
 
 use crate::{
     cache::RecordCache,
+    checkpoint,
     clock::AgeClock,
     device::{AlignedBuf, Device, IoFuture},
     engine::OpenOptions,
@@ -14,7 +15,7 @@ use crate::{
         record::RecordKey,
         types::{Epoch, KeyHash, Lsn, Place},
     },
-    map::{census::Census, hasher::KeyHasher, table::Table},
+    map::{census::Census, hasher::KeyHasher, held::HeldSlots, table::Table},
     sequencer::{Control, Request},
     space::Space,
     stats::{Counters, count},
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) hasher: KeyHasher,
     pub(crate) census: Arc<Census>,
     pub(crate) table: Table,
+    pub(crate) held: HeldSlots,
     pub(crate) space: Space,
     pub(crate) clock: AgeClock,
     pub(crate) cache: RecordCache,
@@ -136,8 +138,18 @@ impl Core {
             }
             self.poison.check()?;
             self.space.wake();
-            if tokio::time::timeout_at(start + ROOM_WAIT_MAX, room).await.is_err() {
-                return Err(PutError::NoRoom(format!("table is full and no slot came free in {} s", ROOM_WAIT_MAX.as_secs())));
+            let flushed = async {
+                match self.held.wait_for_flush() {
+                    true => drop(checkpoint::flush(self).await),
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = room => {}
+                () = flushed => {}
+                () = tokio::time::sleep_until(start + ROOM_WAIT_MAX) => {
+                    return Err(PutError::NoRoom(format!("table is full and no slot came free in {} s", ROOM_WAIT_MAX.as_secs())));
+                }
             }
         }
     }

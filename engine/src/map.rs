@@ -2,6 +2,7 @@
 
 pub(crate) mod census;
 pub(crate) mod hasher;
+pub(crate) mod held;
 mod memory;
 pub(crate) mod slot;
 pub(crate) mod table;

@@ -39,6 +39,8 @@ const SEARCHES_MAX: usize = 16;
 pub(crate) struct Reclaim {
     core: Arc<Core>,
     policy: Box<dyn ReclaimPolicy>,
+    /// The unit of every slot that was emptied, by the block that it led to.
+    emptied: HashMap<u32, Vec<u32>>,
     tail: Option<(Taken, usize)>,
 }
 
@@ -54,7 +56,7 @@ struct Copy {
 
 impl Reclaim {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, policy: Box::new(FewestWanted), tail: None }
+        Self { core, policy: Box::new(FewestWanted), emptied: HashMap::new(), tail: None }
     }
 
     /// Reclaims one block if one is needed. False if none is, or none can be.
@@ -158,8 +160,13 @@ impl Reclaim {
         Ok(true)
     }
 
-    async fn retire(&self, physical: u32, vbn: Vbn) -> Result<(), PutError> {
-        self.core.submit_control(vec![Change::BlockRetire { physical, vbn }]).await?;
+    async fn retire(&mut self, physical: u32, vbn: Vbn) -> Result<(), PutError> {
+        let outcomes = self.core.submit_control(vec![Change::BlockRetire { physical, vbn }]).await?;
+        if let (Some(units), Some(retired)) = (self.emptied.remove(&physical), outcomes.first()) {
+            self.core.held.retired(retired.lsn, units);
+            // A flush may have covered it already.
+            self.core.held.durable(*self.core.durable.borrow(), &self.core.table);
+        }
         count(&self.core.counters.blocks_reclaimed, 1);
         // Slots came free, too.
         self.core.space.room.notify_waiters();
@@ -168,8 +175,8 @@ impl Reclaim {
     }
 
     /// Whether the record is carried forward. One that is not is out of the table when this returns.
-    async fn keep(&self, found: &Found, choice: Choice, verdicts: &mut Verdicts) -> Result<bool, PutError> {
-        let core = &self.core;
+    async fn keep(&mut self, found: &Found, choice: Choice, verdicts: &mut Verdicts) -> Result<bool, PutError> {
+        let core = self.core.clone();
         let young = |stamp: u8| choice.age_max.is_some_and(|max| core.clock.age(stamp) <= max);
         if found.kind == SlotKind::Part {
             return self.keep_part(found, &young, verdicts).await;
@@ -178,18 +185,26 @@ impl Reclaim {
             return Ok(true);
         }
         let manifest = match found.kind {
-            SlotKind::Manifest => manifest_at(core, found.place, found.class).await,
+            SlotKind::Manifest => manifest_at(&core, found.place, found.class).await,
             _ => None,
         };
         if !core.table.remove_untouched(found.address, found.place, found.stamp) {
             // Touched, replaced or moved in this moment: the next search finds it as it is now.
             return Ok(false);
         }
+        self.hold(found);
         self.dropped(found.stamp);
         if let Some((RecordKey::Object(object), manifest)) = manifest {
             self.drop_parts(&object, &manifest);
         }
         Ok(false)
+    }
+
+    /// The slot, which was emptied, comes back in a crash until the retirement of its block is durable.
+    fn hold(&mut self, found: &Found) {
+        if let Some(physical) = self.core.layout.physical(found.place.vbn) {
+            self.emptied.entry(physical).or_default().push(self.core.table.hold(found.address));
+        }
     }
 
     fn dropped(&self, stamp: u8) {
@@ -199,19 +214,21 @@ impl Reclaim {
         }
     }
 
-    fn drop_parts(&self, object: &crate::key::Key, manifest: &Manifest) {
-        let core = &self.core;
+    fn drop_parts(&mut self, object: &crate::key::Key, manifest: &Manifest) {
+        let core = self.core.clone();
         for index in 0..manifest.stored_bytes.len() as u64 {
             let hash = core.hash(&RecordKey::Part { upload_id: manifest.upload_id, index, object: *object });
             for part in core.table.find(&hash, SlotKind::Part, None).iter() {
-                core.table.remove(part.address, part.place, None);
+                if core.table.remove(part.address, part.place, None) {
+                    self.hold(&part);
+                }
             }
         }
     }
 
-    async fn keep_part(&self, found: &Found, young: &impl Fn(u8) -> bool, verdicts: &mut Verdicts) -> Result<bool, PutError> {
-        let core = &self.core;
-        let Some(RecordHead { key: RecordKey::Part { upload_id, object, .. }, .. }) = head_only(core, found.place).await else {
+    async fn keep_part(&mut self, found: &Found, young: &impl Fn(u8) -> bool, verdicts: &mut Verdicts) -> Result<bool, PutError> {
+        let core = self.core.clone();
+        let Some(RecordHead { key: RecordKey::Part { upload_id, object, .. }, .. }) = head_only(&core, found.place).await else {
             // Without its head nobody can tell whose it is; the object is found broken when it is read.
             count(&core.counters.damaged_records, 1);
             core.table.remove(found.address, found.place, None);
@@ -232,21 +249,23 @@ impl Reclaim {
                 Ok(true)
             }
             None => {
-                core.table.remove(found.address, found.place, None);
+                if core.table.remove(found.address, found.place, None) {
+                    self.hold(found);
+                }
                 Ok(false)
             }
         }
     }
 
     /// The stamp of the object to which the upload's parts belong, if it is kept. One that is not loses its manifest here.
-    async fn judge(&self, upload_id: &[u8; 16], object: &crate::key::Key, young: &impl Fn(u8) -> bool) -> Result<Option<u8>, PutError> {
-        let core = &self.core;
+    async fn judge(&mut self, upload_id: &[u8; 16], object: &crate::key::Key, young: &impl Fn(u8) -> bool) -> Result<Option<u8>, PutError> {
+        let core = self.core.clone();
         if core.uploads.is_running(upload_id) {
             return Ok(Some(core.clock.stamp()));
         }
         let hash = core.hash(&RecordKey::Object(*object));
         for found in core.table.find(&hash, SlotKind::Content, None).iter().filter(|f| f.kind == SlotKind::Manifest) {
-            let Some((key, manifest)) = manifest_at(core, found.place, found.class).await else { continue };
+            let Some((key, manifest)) = manifest_at(&core, found.place, found.class).await else { continue };
             if manifest.upload_id != *upload_id || key != RecordKey::Object(*object) {
                 continue;
             }

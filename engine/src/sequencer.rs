@@ -384,6 +384,7 @@ impl Sequencer {
                 self.mark_due = Some(covers);
             }
         }
+        self.core.held.durable(covers, &self.core.table);
         self.core.space.durable(covers);
     }
 

@@ -39,6 +39,8 @@ macro_rules! counters {
             pub cache_bytes: u64,
             /// Slots of the table kept for records that are on their way.
             pub reserved_slots: u64,
+            /// Slots that reclaim emptied and that are nobody's until a flush covers the retirement of their block.
+            pub held_slots: u64,
             /// Content keys that somebody is putting.
             pub flights: u64,
             /// Bytes of payloads on their way to the log.

@@ -30,6 +30,7 @@ const UNIT_SLOTS_MAX: u32 = SLOTS_PER_UNIT * 96 / 100;
 struct UnitState {
     live: u32,
     reserved: u32,
+    held: u32,
     lsn: Lsn,
 }
 
@@ -101,6 +102,7 @@ pub(crate) struct Table {
     units: Vec<Unit>,
     live: AtomicU64,
     reserved: AtomicU64,
+    held: AtomicU64,
     relocations: AtomicU64,
     census: Arc<Census>,
 }
@@ -109,7 +111,8 @@ impl Table {
     pub(crate) fn new(units: u32, census: Arc<Census>) -> io::Result<Self> {
         let words = Words::zeroed(units as usize * WORDS_PER_UNIT)?;
         let units = (0..units).map(|_| Unit::default()).collect();
-        Ok(Self { words, units, live: AtomicU64::new(0), reserved: AtomicU64::new(0), relocations: AtomicU64::new(0), census })
+        let [live, reserved, held, relocations] = [const { AtomicU64::new(0) }; 4];
+        Ok(Self { words, units, live, reserved, held, relocations, census })
     }
 
     pub(crate) fn units(&self) -> u32 {
@@ -125,6 +128,10 @@ impl Table {
     /// Slots kept for puts under way.
     pub(crate) fn reserved(&self) -> u64 {
         self.reserved.load(Ordering::Relaxed)
+    }
+    /// Slots that were emptied and that a crash would fill again.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
     /// Slots that moved to their other bucket since the store was opened.
     pub(crate) fn relocations(&self) -> u64 {
@@ -197,7 +204,8 @@ impl Table {
     /// Keeps a slot free for a put that will be published later. False if the table, or the key's unit, is as full as it may get.
     pub(crate) fn reserve(&self, hash: &KeyHash, slots_max: u64) -> bool {
         let mut state = self.units[self.address(hash).unit as usize].state.lock();
-        if state.live + state.reserved >= UNIT_SLOTS_MAX || self.live() + self.reserved.load(Ordering::Relaxed) >= slots_max {
+        let unit_full = state.live + state.reserved + state.held >= UNIT_SLOTS_MAX;
+        if unit_full || self.live() + self.reserved() + self.held() >= slots_max {
             return false;
         }
         state.reserved += 1;
@@ -210,6 +218,20 @@ impl Table {
         debug_assert!(state.reserved > 0);
         state.reserved = state.reserved.saturating_sub(1);
         self.reserved.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Keeps a slot that was just emptied from being given to others. Says what to give it back with.
+    pub(crate) fn hold(&self, address: Address) -> u32 {
+        self.units[address.unit as usize].state.lock().held += 1;
+        self.held.fetch_add(1, Ordering::Relaxed);
+        address.unit
+    }
+    /// Gives a held slot back.
+    pub(crate) fn release_held(&self, unit: u32) {
+        let mut state = self.units[unit as usize].state.lock();
+        debug_assert!(state.held > 0);
+        state.held = state.held.saturating_sub(1);
+        self.held.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The key's record is at `location` from now on.

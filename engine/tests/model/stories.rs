@@ -89,3 +89,20 @@ fn an_upload_dropped_while_it_is_published_is_whole_or_absent() {
         play(&Config { seed, mib: 40, ..CONFIG }, &ops);
     }
 }
+
+/// What reclaim dropped for the sake of a full table came back in a crash, beside what had been put into its slots since: more than the
+/// table takes, so that newer puts found no slot.
+#[test]
+fn a_crash_does_not_make_the_table_fuller_than_it_was() {
+    play(
+        &Config { seed: 0, mib: 40, objects: Some(3000), ..CONFIG },
+        &[
+            FillTiny { hundreds: 15 },
+            Fill { mib: 15, kib: 1 },
+            FillTiny { hundreds: 4 },
+            Put { id: 0 },
+            FillTiny { hundreds: 17 },
+            Reopen { stop: Stop::Kill, midway: None, twice: false },
+        ],
+    );
+}

@@ -1,0 +1,33 @@
+//! Slots that reclaim emptied, and that a crash would fill again.
+//!
+//! Always true here: what reclaim drops is not logged one by one, only the retirement of its block; until a flush covers that, an opening
+//! finds the block alive and all that was in it. So its slots are given to nobody before: the table would be fuller after a crash than
+//! it may be, and what was put into them would find no place.
+
+use super::table::Table;
+use crate::format::types::Lsn;
+use parking_lot::Mutex;
+
+/// The held slots, by the entry that retired their block.
+#[derive(Debug, Default)]
+pub(crate) struct HeldSlots {
+    retired: Mutex<Vec<(Lsn, Vec<u32>)>>,
+}
+
+impl HeldSlots {
+    /// The block whose slots, one for each of `units`, are held was retired by the entry at `lsn`.
+    pub(crate) fn retired(&self, lsn: Lsn, units: Vec<u32>) {
+        self.retired.lock().push((lsn, units));
+    }
+    /// Everything up to `lsn` is durable: gives back what was held till then.
+    pub(crate) fn durable(&self, lsn: Lsn, table: &Table) {
+        let mut retired = self.retired.lock();
+        for (_, units) in retired.extract_if(.., |(at, _)| *at <= lsn) {
+            units.iter().for_each(|unit| table.release_held(*unit));
+        }
+    }
+    /// Whether a flush would give some back.
+    pub(crate) fn wait_for_flush(&self) -> bool {
+        !self.retired.lock().is_empty()
+    }
+}
