@@ -123,7 +123,8 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
     let store = Arc::new(CompleteActionResults::new(local));
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
-    let services = Services::new(store, reapi::Options { suspended, ..reapi::Options::default() }).await;
+    let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };
+    let services = Services::new(store, options).await;
     let gate = Gate::new(phase_seen);
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(

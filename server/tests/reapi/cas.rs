@@ -22,7 +22,8 @@ async fn announces_only_what_it_does() {
     assert!(cache.max_cas_blob_size_bytes > 0);
     assert_eq!(cache.symlink_absolute_path_strategy, 2);
     assert!(!cache.split_blob_support && !cache.splice_blob_support);
-    assert!(cache.supported_compressors.is_empty());
+    assert_eq!(cache.supported_compressors, [1]);
+    assert_eq!(cache.supported_batch_update_compressors, [1]);
 }
 
 #[tokio::test]

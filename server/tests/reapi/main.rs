@@ -6,3 +6,4 @@ mod cas;
 mod framing;
 mod server;
 mod tree;
+mod zstd;
