@@ -309,6 +309,53 @@ async fn a_named_function_and_metadata_behind_the_size() {
     assert_eq!(write(&server, messages(&name, &content, 0, 100, 100, true)).await.unwrap(), 100);
 }
 
+/// What some client sends, and names that have no meaning or two.
+#[tokio::test]
+async fn names_as_clients_build_them() {
+    let server = Server::start().await;
+    for (number, (before, behind)) in
+        [("", ""), ("/", ""), ("main/", ""), ("a/b/c/", ""), ("", "/some/file.txt"), ("/", "/x")].into_iter().enumerate()
+    {
+        for segment in ["", "sha256/"] {
+            let content = data((number * 2 + segment.len()) as u64, 100);
+            let digest = digest(&content);
+            let name = format!("{before}uploads/u/blobs/{segment}{}/100{behind}", digest.hash);
+            assert_eq!(write(&server, messages(&name, &content, 0, 100, 100, true)).await.unwrap(), 100, "{name}");
+            let name = format!("{before}blobs/{segment}{}/100", digest.hash);
+            assert_eq!(read(&server, &name, 0, 0).await.unwrap(), content, "{name}");
+        }
+    }
+    let content = data(99, 100);
+    let hash = digest(&content).hash;
+    server.put(&[&content]).await;
+    for name in [
+        format!("//blobs/{hash}/100"),
+        format!("a//blobs/{hash}/100"),
+        format!("blobs//{hash}/100"),
+        format!("blobs/{hash}//100"),
+        format!("blobs/{hash}/100/"),
+        format!("blobs/{hash}/100/metadata"),
+        format!("blobs/{hash}/0100x"),
+        format!("blobs/murmur3/{hash}/100"),
+        format!("blobs/sha1/{hash}/100"),
+        format!("actions/blobs/{hash}/100"),
+        format!("a/actionResults/blobs/{hash}/100"),
+        format!("operations/x/blobs/{hash}/100"),
+        format!("capabilities/blobs/{hash}/100"),
+        format!("uploads/u/blobs/{hash}/100"),
+        format!("compressed-blobs/{hash}/100"),
+        format!("compressed-blobs/identity/{hash}/100"),
+        format!("compressed-blobs/deflate/{hash}/100"),
+    ] {
+        assert_eq!(read(&server, &name, 0, 0).await.unwrap_err().code(), Code::InvalidArgument, "{name}");
+        let name = format!("uploads/u/{name}");
+        let query = QueryWriteStatusRequest { resource_name: name.clone() };
+        // Behind the size of a write, anything goes.
+        let tolerated = name.contains(&format!("u/blobs/{hash}/100/m"));
+        assert_eq!(server.bytes().query_write_status(query).await.is_ok(), tolerated, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_blob_beyond_the_device_is_refused() {
     let server = Server::start().await;
