@@ -100,7 +100,7 @@ async fn compressed_reads_have_offsets_and_no_limits() {
     assert!(!nothing.is_empty() && unzstd(&nothing, 1).is_empty());
 }
 
-/// A client that reads slowly must not make the server compress ahead of it.
+/// Readers that went away leave nothing behind that the next one would see.
 #[tokio::test]
 async fn a_compressed_read_may_be_dropped_in_the_middle() {
     let server = Server::start().await;
