@@ -7,6 +7,8 @@ use bytesize::ByteSize;
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
+use crate::front::reapi::ToolRules;
+
 /// Serves a build cache (Remote Execution API v2) from a store in a file or on a block device.
 #[derive(Debug, Parser)]
 #[command(name = "blockstored", version)]
@@ -72,6 +74,15 @@ struct Arguments {
     /// Most milliseconds that running requests get to end after SIGTERM or SIGINT
     #[arg(long, value_name = "MS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     drain_ms_max: u64,
+
+    /// Clients that expect the size of the blob as the answer to a compressed upload, and not the bytes that they sent: names as
+    /// they give them in the request metadata, or NAME/VERSION with the beginning of a version
+    #[arg(long, value_name = "TOOLS", value_delimiter = ',', default_values = ToolRules::COMMITTED_IS_BLOB_SIZE)]
+    zstd_answer_blob_size_to: Vec<String>,
+
+    /// Clients that cannot be answered before they sent all of a compressed upload
+    #[arg(long, value_name = "TOOLS", value_delimiter = ',', default_values = ToolRules::DRAINED)]
+    zstd_drain_for: Vec<String>,
 }
 
 /// How the kernel is asked for I/O.
@@ -160,6 +171,8 @@ pub struct Settings {
     pub objects: Option<u64>,
     /// `--drain-ms-max`.
     pub drain_ms_max: u64,
+    /// `--zstd-answer-blob-size-to` and `--zstd-drain-for`.
+    pub tools: ToolRules,
 }
 
 /// Why there are no settings.
@@ -231,6 +244,7 @@ impl Settings {
             block_bytes: a.block_size,
             objects: a.objects,
             drain_ms_max: a.drain_ms_max,
+            tools: ToolRules { committed_is_blob_size: a.zstd_answer_blob_size_to, drained: a.zstd_drain_for },
         })
     }
 }
@@ -283,6 +297,7 @@ mod tests {
         assert_eq!((s.io, s.direct), (Io::Auto, Direct::Auto));
         assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
         assert_eq!((s.cache_bytes, s.block_bytes, s.objects), (None, None, None));
+        assert_eq!(s.tools, ToolRules::default());
     }
 
     #[test]
@@ -343,6 +358,13 @@ mod tests {
             };
             assert_eq!(got, format, "{line}");
         }
+    }
+
+    #[test]
+    fn tools_are_listed_with_commas() {
+        let s = parse("blockstored --dir d --zstd-answer-blob-size-to goma,siso/1. --zstd-drain-for bazel/5").unwrap();
+        assert_eq!(s.tools.committed_is_blob_size, ["goma", "siso/1."]);
+        assert_eq!(s.tools.drained, ["bazel/5"]);
     }
 
     #[test]

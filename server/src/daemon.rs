@@ -13,7 +13,7 @@ use crate::{
     },
     phase::Phase,
     storage,
-    store::{DigestFunction, local::LocalStore},
+    store::{DigestFunction, completeness::CompleteActionResults, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
@@ -120,9 +120,11 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
         "store is open"
     );
 
-    let store = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
+    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
+    let store = Arc::new(CompleteActionResults::new(local));
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
-    let services = Services::new(store, reapi::Options { suspended, ..reapi::Options::default() }).await;
+    let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };
+    let services = Services::new(store, options).await;
     let gate = Gate::new(phase_seen);
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(

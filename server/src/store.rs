@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 
 pub mod completeness;
+pub mod compression;
 mod digest;
 pub mod directories;
 mod error;

@@ -1,9 +1,12 @@
 //! Starting and stopping the real process.
 
-use blockstore_proto::{grpc::health::v1::health_check_response::ServingStatus, reapi::Digest};
+use blockstore_proto::{
+    grpc::health::v1::health_check_response::ServingStatus,
+    reapi::{ActionResult, Digest, OutputFile},
+};
 use blockstore_tests::{
     blob::{Blob, Random},
-    client::{Client, Found, OpenUpload, upload_name},
+    client::{Client, Found, OpenUpload, action_digest, upload_name},
     daemon::{Daemon, Signal, Spec},
 };
 use std::{fs, path::Path, thread, time::Duration};
@@ -52,6 +55,23 @@ async fn what_was_stored_is_there_after_a_clean_stop_and_a_new_start() {
     for blob in blobs {
         assert_eq!(client.check(blob).await.unwrap(), Found::Exact, "{blob:?}");
     }
+    daemon.stop();
+}
+
+/// The store behind the front-ends checked for that, and the one that the daemon served did not: it answered results of builds
+/// whose outputs had never been uploaded.
+#[tokio::test]
+async fn a_result_whose_output_is_missing_is_a_miss() {
+    let dir = temp_dir();
+    let daemon = in_dir(dir.path()).start();
+    let client = Client::connect(daemon.grpc).await;
+    let output = Blob::new(1, 5_000);
+    let file = OutputFile { path: "out".into(), digest: Some(output.digest()), ..OutputFile::default() };
+    let result = ActionResult { output_files: vec![file], ..ActionResult::default() };
+    client.put_action(action_digest(1), result.clone()).await.unwrap();
+    assert_eq!(client.action(action_digest(1)).await.unwrap(), None);
+    client.put(output).await.unwrap();
+    assert_eq!(client.action(action_digest(1)).await.unwrap(), Some(result));
     daemon.stop();
 }
 

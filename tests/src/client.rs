@@ -134,6 +134,12 @@ impl Client {
         Ok(codes.collect())
     }
 
+    /// Sends a batch as it is; how each of its blobs fared.
+    pub async fn put_batch_of(&self, request: BatchUpdateBlobsRequest) -> Result<Vec<Code>, Status> {
+        let answer = self.cas.clone().batch_update_blobs(request).await?.into_inner();
+        Ok(answer.responses.into_iter().map(|response| Code::from_i32(response.status.map_or(0, |status| status.code))).collect())
+    }
+
     /// Which of these the server misses.
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, Status> {
         let request = FindMissingBlobsRequest { blob_digests: digests, ..FindMissingBlobsRequest::default() };

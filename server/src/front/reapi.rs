@@ -25,12 +25,14 @@ mod request;
 mod resource;
 mod status;
 mod suspended;
+mod tool;
 mod tree;
 mod wire;
 mod write;
 
 pub use status::store_status;
 pub use suspended::{SuspendedCounters, SuspendedLimits};
+pub use tool::ToolRules;
 
 /// Announced as `max_batch_total_size_bytes`. Just under 4 MiB and not 0: some clients take 0 for unlimited and overflow the
 /// 4 MiB that is gRPC's default limit of a message.
@@ -51,15 +53,24 @@ pub struct Options {
     pub action_updates: bool,
     /// Whether an action result is refused unless its `Action` is in the CAS. Off by default: some clients never upload it.
     pub actions_must_exist: bool,
-    /// Bytes of large request messages that are in memory at the same time; a client waits for its turn.
+    /// Bytes of large request messages that are in memory at the same time; a client waits for its turn. The blobs that batches
+    /// decompress to may take as much again.
     pub request_bytes_max: u32,
     /// Bounds of uploads that are kept after their stream was cut.
     pub suspended: SuspendedLimits,
+    /// Which clients expect other answers to compressed uploads than the rest.
+    pub tools: ToolRules,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { action_updates: true, actions_must_exist: false, request_bytes_max: 256 << 20, suspended: SuspendedLimits::default() }
+        Self {
+            action_updates: true,
+            actions_must_exist: false,
+            request_bytes_max: 256 << 20,
+            suspended: SuspendedLimits::default(),
+            tools: ToolRules::default(),
+        }
     }
 }
 
@@ -70,6 +81,8 @@ struct Shared {
     options: Options,
     suspended: Arc<suspended::Suspended>,
     walks: tree::Walks,
+    /// Bytes that compressed blobs of batches decompress to. Taken after a message's own share and never the other way round.
+    decompressed: grpc::Budget,
 }
 
 /// The services over a store.
@@ -95,7 +108,8 @@ impl Services {
         let suspended = Arc::new(suspended::Suspended::new(options.suspended));
         suspended.expire_in_background();
         let walks = tree::Walks::default();
-        let shared = Arc::new(Shared { store, options, suspended, walks });
+        let decompressed = grpc::Budget::new(options.request_bytes_max);
+        let shared = Arc::new(Shared { store, options, suspended, walks, decompressed });
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let routes = match reflection() {

@@ -24,20 +24,25 @@ pub enum DigestFunction {
     Sha384 = 5,
     /// SHA-512, 64 bytes.
     Sha512 = 6,
+    /// SHA-256 over a binary tree of pieces of 1 KiB, 32 bytes.
+    Sha256Tree = 8,
     /// BLAKE3 with 32 bytes of output.
     Blake3 = 9,
+    /// SHA-1 as Git names its blobs, 20 bytes.
+    GitSha1 = 10,
 }
 
 impl DigestFunction {
     /// Every function, in the order in which an unset one is guessed: the first whose length fits.
-    pub const ALL: [Self; 6] = [Self::Sha256, Self::Sha1, Self::Md5, Self::Sha384, Self::Sha512, Self::Blake3];
+    pub const ALL: [Self; 8] =
+        [Self::Sha256, Self::Sha1, Self::Md5, Self::Sha384, Self::Sha512, Self::Sha256Tree, Self::Blake3, Self::GitSha1];
 
     /// Length of the raw hash in bytes.
     pub const fn hash_bytes(self) -> usize {
         match self {
             Self::Md5 => 16,
-            Self::Sha1 => 20,
-            Self::Sha256 | Self::Blake3 => 32,
+            Self::Sha1 | Self::GitSha1 => 20,
+            Self::Sha256 | Self::Sha256Tree | Self::Blake3 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
         }
@@ -66,8 +71,15 @@ impl DigestFunction {
             Self::Md5 => "md5",
             Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
+            Self::Sha256Tree => "sha256tree",
             Self::Blake3 => "blake3",
+            Self::GitSha1 => "gitsha1",
         }
+    }
+
+    /// Whether resource names have to say the function, because another one with hashes of the same length goes without.
+    pub const fn is_named(self) -> bool {
+        matches!(self, Self::Sha256Tree | Self::Blake3 | Self::GitSha1)
     }
 
     /// The function of that (lowercase) name.
@@ -180,10 +192,10 @@ const NIBBLES: [u8; 256] = {
     nibbles
 };
 
-/// `hash/size`, with the function in front unless it is SHA-256: as in a resource name.
+/// `hash/size`, with the function in front where it has to be said: as in a resource name.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if matches!(self.function, DigestFunction::Blake3) {
+        if self.function.is_named() {
             write!(f, "{}/", self.function)?;
         }
         write!(f, "{}/{}", self.hash_hex(), self.size_bytes)
@@ -228,13 +240,23 @@ mod tests {
 
     #[test]
     fn numbers_and_names_are_those_of_the_specification() {
-        let expected = [(1, "sha256", 64), (2, "sha1", 40), (3, "md5", 32), (5, "sha384", 96), (6, "sha512", 128), (9, "blake3", 64)];
+        let expected = [
+            (1, "sha256", 64),
+            (2, "sha1", 40),
+            (3, "md5", 32),
+            (5, "sha384", 96),
+            (6, "sha512", 128),
+            (8, "sha256tree", 64),
+            (9, "blake3", 64),
+            (10, "gitsha1", 40),
+        ];
+        assert_eq!(expected.len(), DigestFunction::ALL.len());
         for (number, name, digits) in expected {
             let function = DigestFunction::from_number(number).unwrap();
             assert_eq!((function.name(), function.hex_digits()), (name, digits));
             assert_eq!(DigestFunction::from_name(name), Some(function));
         }
-        for number in [-1, 0, 4, 7, 8, 10, 11] {
+        for number in [-1, 0, 4, 7, 11] {
             assert_eq!(DigestFunction::from_number(number), None);
         }
     }

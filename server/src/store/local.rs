@@ -316,6 +316,8 @@ mod tests {
         assert_eq!((key.function, key.space), (2, KeySpace::Content));
         assert_eq!(key.hash[..20], [9; 20]);
         assert_eq!(key.hash[20..], [0; 12]);
+        let git = Digest::new(DigestFunction::GitSha1, &[9; 20], 1).unwrap();
+        assert_ne!(content_key(&git), key);
         let sha512 = Digest::new(DigestFunction::Sha512, &[9; 64], 1).unwrap();
         assert_eq!(content_key(&sha512).hash, <[u8; 32]>::from(Sha256::digest([9; 64])));
     }

@@ -178,6 +178,39 @@ async fn inline_what_fits() {
 }
 
 #[tokio::test]
+async fn inline_is_what_was_asked_for_and_is_there() {
+    let server = Server::start().await;
+    let stored = server.put(&[b"stdout", b"stderr", b"one", b"two"]).await;
+    let result = reapi::ActionResult {
+        output_files: vec![file("a/one", &stored[2]), file("two", &stored[3]), file("empty", &digest(b""))],
+        stdout_digest: Some(stored[0].clone()),
+        stderr_digest: Some(stored[1].clone()),
+        ..Default::default()
+    };
+    let action = digest(b"action");
+    update(&server, &action, result.clone()).await.unwrap();
+    let get = async |inline_stdout, inline_stderr, files: &[&str]| {
+        let request = reapi::GetActionResultRequest {
+            action_digest: Some(action.clone()),
+            inline_stdout,
+            inline_stderr,
+            inline_output_files: files.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        server.actions().get_action_result(request).await.unwrap().into_inner()
+    };
+    assert_eq!(get(false, false, &["none", "one", "a/", ""]).await, result);
+    let got = get(false, true, &["two", "empty"]).await;
+    assert_eq!((&got.stdout_raw[..], &got.stderr_raw[..]), (&b""[..], &b"stderr"[..]));
+    let contents: Vec<_> = got.output_files.iter().map(|file| &file.contents[..]).collect();
+    assert_eq!(contents, [&b""[..], b"two", b""]);
+    // The digests stay: a client may compare them.
+    assert_eq!(got.stderr_digest, result.stderr_digest);
+    let got = get(true, false, &["a/one"]).await;
+    assert_eq!((&got.stdout_raw[..], &got.output_files[0].contents[..]), (&b"stdout"[..], &b"one"[..]));
+}
+
+#[tokio::test]
 async fn bad_updates_are_refused() {
     let server = Server::start().await;
     let action = digest(b"action");

@@ -14,16 +14,16 @@ use tonic::{Code, Status};
 
 use crate::server::{Server, data, digest};
 
-fn read_name(digest: &reapi::Digest) -> String {
+pub(crate) fn read_name(digest: &reapi::Digest) -> String {
     format!("blobs/{}/{}", digest.hash, digest.size_bytes)
 }
 
-fn write_name(uuid: &str, digest: &reapi::Digest) -> String {
+pub(crate) fn write_name(uuid: &str, digest: &reapi::Digest) -> String {
     format!("uploads/{uuid}/{}", read_name(digest))
 }
 
 /// A stream's messages, the name on the first only.
-fn messages(name: &str, content: &[u8], from: usize, to: usize, message_bytes: usize, finish: bool) -> Vec<WriteRequest> {
+pub(crate) fn messages(name: &str, content: &[u8], from: usize, to: usize, message_bytes: usize, finish: bool) -> Vec<WriteRequest> {
     let mut messages = Vec::new();
     let mut offset = from;
     loop {
@@ -41,17 +41,17 @@ fn messages(name: &str, content: &[u8], from: usize, to: usize, message_bytes: u
     }
 }
 
-async fn write(server: &Server, messages: Vec<WriteRequest>) -> Result<i64, Status> {
+pub(crate) async fn write(server: &Server, messages: Vec<WriteRequest>) -> Result<i64, Status> {
     let response = server.bytes().write(tokio_stream::iter(messages)).await?;
     Ok(response.into_inner().committed_size)
 }
 
-async fn upload(server: &Server, content: &[u8], message_bytes: usize) -> Result<i64, Status> {
+pub(crate) async fn upload(server: &Server, content: &[u8], message_bytes: usize) -> Result<i64, Status> {
     let name = write_name("u", &digest(content));
     write(server, messages(&name, content, 0, content.len(), message_bytes, true)).await
 }
 
-async fn read(server: &Server, name: &str, offset: i64, limit: i64) -> Result<Vec<u8>, Status> {
+pub(crate) async fn read(server: &Server, name: &str, offset: i64, limit: i64) -> Result<Vec<u8>, Status> {
     let request = ReadRequest { resource_name: name.into(), read_offset: offset, read_limit: limit };
     let mut stream = server.bytes().read(request).await?.into_inner();
     let mut all = Vec::new();
@@ -62,7 +62,7 @@ async fn read(server: &Server, name: &str, offset: i64, limit: i64) -> Result<Ve
     Ok(all)
 }
 
-async fn status(server: &Server, name: &str) -> (i64, bool) {
+pub(crate) async fn status(server: &Server, name: &str) -> (i64, bool) {
     let request = QueryWriteStatusRequest { resource_name: name.into() };
     let response = server.bytes().query_write_status(request).await.unwrap().into_inner();
     (response.committed_size, response.complete)
@@ -110,7 +110,7 @@ async fn a_read_that_finds_nothing_says_so() {
     for name in [read_name(&digest(b"absent")), read_name(&wrong_size)] {
         assert_eq!(read(&server, &name, 0, 0).await.unwrap_err().code(), Code::NotFound);
     }
-    for name in ["", "x", "blobs/zz/1", "blobs//1", &format!("compressed-blobs/zstd/{}/6", stored[0].hash)] {
+    for name in ["", "x", "blobs/zz/1", "blobs//1", &format!("compressed-blobs/brotli/{}/6", stored[0].hash)] {
         assert_eq!(read(&server, name, 0, 0).await.unwrap_err().code(), Code::InvalidArgument, "{name}");
     }
     assert_eq!(read(&server, &format!("/{}", read_name(&stored[0])), 0, 0).await.unwrap(), b"stored");
@@ -307,6 +307,53 @@ async fn a_named_function_and_metadata_behind_the_size() {
     let sha256 = digest(&content);
     let name = format!("/uploads/u/blobs/sha256/{}/100", sha256.hash);
     assert_eq!(write(&server, messages(&name, &content, 0, 100, 100, true)).await.unwrap(), 100);
+}
+
+/// What some client sends, and names that have no meaning or two.
+#[tokio::test]
+async fn names_as_clients_build_them() {
+    let server = Server::start().await;
+    for (number, (before, behind)) in
+        [("", ""), ("/", ""), ("main/", ""), ("a/b/c/", ""), ("", "/some/file.txt"), ("/", "/x")].into_iter().enumerate()
+    {
+        for segment in ["", "sha256/"] {
+            let content = data((number * 2 + segment.len()) as u64, 100);
+            let digest = digest(&content);
+            let name = format!("{before}uploads/u/blobs/{segment}{}/100{behind}", digest.hash);
+            assert_eq!(write(&server, messages(&name, &content, 0, 100, 100, true)).await.unwrap(), 100, "{name}");
+            let name = format!("{before}blobs/{segment}{}/100", digest.hash);
+            assert_eq!(read(&server, &name, 0, 0).await.unwrap(), content, "{name}");
+        }
+    }
+    let content = data(99, 100);
+    let hash = digest(&content).hash;
+    server.put(&[&content]).await;
+    for name in [
+        format!("//blobs/{hash}/100"),
+        format!("a//blobs/{hash}/100"),
+        format!("blobs//{hash}/100"),
+        format!("blobs/{hash}//100"),
+        format!("blobs/{hash}/100/"),
+        format!("blobs/{hash}/100/metadata"),
+        format!("blobs/{hash}/0100x"),
+        format!("blobs/murmur3/{hash}/100"),
+        format!("blobs/sha1/{hash}/100"),
+        format!("actions/blobs/{hash}/100"),
+        format!("a/actionResults/blobs/{hash}/100"),
+        format!("operations/x/blobs/{hash}/100"),
+        format!("capabilities/blobs/{hash}/100"),
+        format!("uploads/u/blobs/{hash}/100"),
+        format!("compressed-blobs/{hash}/100"),
+        format!("compressed-blobs/identity/{hash}/100"),
+        format!("compressed-blobs/deflate/{hash}/100"),
+    ] {
+        assert_eq!(read(&server, &name, 0, 0).await.unwrap_err().code(), Code::InvalidArgument, "{name}");
+        let name = format!("uploads/u/{name}");
+        let query = QueryWriteStatusRequest { resource_name: name.clone() };
+        // Behind the size of a write, anything goes.
+        let tolerated = name.contains(&format!("u/blobs/{hash}/100/m"));
+        assert_eq!(server.bytes().query_write_status(query).await.is_ok(), tolerated, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -16,13 +16,14 @@ async fn announces_only_what_it_does() {
     assert_eq!(version(capabilities.high_api_version), Some((2, 13)));
     assert_eq!(capabilities.execution_capabilities, None);
     let cache = capabilities.cache_capabilities.unwrap();
-    assert_eq!(cache.digest_functions, [1, 2, 3, 5, 6, 9]);
+    assert_eq!(cache.digest_functions, [1, 2, 3, 5, 6, 8, 9, 10]);
     assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
     assert!(cache.max_batch_total_size_bytes > 3 << 20 && cache.max_batch_total_size_bytes < 4 << 20);
     assert!(cache.max_cas_blob_size_bytes > 0);
     assert_eq!(cache.symlink_absolute_path_strategy, 2);
     assert!(!cache.split_blob_support && !cache.splice_blob_support);
-    assert!(cache.supported_compressors.is_empty());
+    assert_eq!(cache.supported_compressors, [1]);
+    assert_eq!(cache.supported_batch_update_compressors, [1]);
 }
 
 #[tokio::test]
@@ -148,7 +149,9 @@ async fn functions_do_not_mix_and_must_be_offered() {
     let server = Server::start().await;
     for (digests, number) in [
         (vec![digest(b"a"), wire(&Hasher::digest(DigestFunction::Sha1, b"a"))], 0),
-        (vec![digest(b"a")], 8),
+        (vec![digest(b"a")], 4),
+        (vec![digest(b"a")], 7),
+        (vec![digest(b"a")], 10),
         (vec![reapi::Digest { hash: "zz".into(), size_bytes: 1 }], 0),
     ] {
         let request = reapi::FindMissingBlobsRequest { blob_digests: digests, digest_function: number, ..Default::default() };

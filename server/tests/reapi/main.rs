@@ -4,5 +4,7 @@ mod action_cache;
 mod byte_stream;
 mod cas;
 mod framing;
+mod functions;
 mod server;
 mod tree;
+mod zstd;

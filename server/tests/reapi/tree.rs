@@ -71,6 +71,18 @@ async fn pages_can_be_taken_up_again() {
     assert_eq!(pages(&server, &root, 7, &first.next_page_token).await.unwrap(), all[1..]);
 }
 
+/// A message of somebody else's making: it costs the call, and nothing else.
+#[tokio::test]
+async fn a_child_without_a_digest_is_an_error_of_its_own() {
+    let server = Server::start().await;
+    let none = reapi::DirectoryNode { name: "d".into(), digest: None };
+    let root = reapi::Directory { directories: vec![none], ..Default::default() }.encode_to_vec();
+    server.put(&[&root]).await;
+    assert_eq!(pages(&server, &digest(&root), 0, "").await.unwrap_err().code(), Code::InvalidArgument);
+    let (good, count) = hierarchy(&server, 3).await;
+    assert_eq!(pages(&server, &good, 0, "").await.unwrap()[0].0.len(), count);
+}
+
 #[tokio::test]
 async fn errors() {
     let server = Server::start().await;

@@ -1,9 +1,13 @@
 //! `BatchUpdateBlobs` and `BatchReadBlobs`: many small blobs in one message, a status for each.
 //!
 //! Always true here: what is wrong with one blob is told in its own status and hurts no other; an answer is never larger than
-//! [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX), which every client can decode.
+//! [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX), which every client can decode. Compressed blobs of a batch are worked on off the
+//! runtime's threads, and what they decompress to counts before memory is taken for it.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
 
 use blockstore_proto::{
     reapi::{self, batch_read_blobs_response, batch_update_blobs_response, compressor::Value as Compressor},
@@ -12,18 +16,23 @@ use blockstore_proto::{
 use tonic::Status;
 
 use super::{
-    ANSWER_BYTES_MAX, Shared,
+    ANSWER_BYTES_MAX, LARGE_MESSAGE_BYTES_MAX, Shared,
     grpc::{Answer, Call, Outgoing, decode},
     request,
     resource::by_length,
-    status::{bad_field, blob_missing, rpc_status, store_status},
+    status::{bad_field, blob_missing, decompress_status, rpc_status, store_status},
 };
-use crate::store::{DigestFunction, StoreError};
+use crate::store::{
+    Digest, DigestFunction, StoreError,
+    compression::{DecompressError, compress_if_smaller, decompress_whole},
+};
 
 /// What a blob costs in an answer beside its data: its digest, a status and their keys. No status is longer.
 const ENTRY_BYTES: u64 = 512;
 /// Blobs in one batch, so that their entries fit into an answer.
 const BATCH_BLOBS_MAX: u64 = ANSWER_BYTES_MAX / ENTRY_BYTES;
+/// Bytes that the compressed blobs of one batch may decompress to: as many as could come uncompressed.
+const DECOMPRESSED_BYTES_MAX: usize = LARGE_MESSAGE_BYTES_MAX;
 
 pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
@@ -33,34 +42,92 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     let digests = request.requests.iter().filter_map(|r| r.digest.as_ref());
     let function = function(request.digest_function, digests, &shared)?;
 
-    // The blobs that are worth a try, and where in the answer their status belongs.
+    // The blobs that are worth a try.
     let mut blobs = Vec::with_capacity(request.requests.len());
-    let mut places = Vec::with_capacity(request.requests.len());
+    let mut room_bytes = DECOMPRESSED_BYTES_MAX;
     let mut responses = Vec::with_capacity(request.requests.len());
     for (place, blob) in request.requests.into_iter().enumerate() {
         let parsed = request::digest("digest", blob.digest.as_ref(), function).and_then(|digest| {
-            if blob.compressor != i32::from(Compressor::Identity) {
-                return Err(bad_field("compressor", "is not supported".into()));
-            }
-            Ok(digest)
+            let decompressed_bytes = match Compressor::try_from(blob.compressor) {
+                Ok(Compressor::Identity) => None,
+                Ok(Compressor::Zstd) => {
+                    let size_bytes = usize::try_from(digest.size_bytes).ok();
+                    let room = size_bytes.and_then(|size_bytes| Some((size_bytes, room_bytes.checked_sub(size_bytes)?)));
+                    let (size_bytes, rest_bytes) = room.ok_or_else(too_large)?;
+                    room_bytes = rest_bytes;
+                    Some(size_bytes)
+                }
+                _ => return Err(bad_field("compressor", "is not supported".into())),
+            };
+            Ok((digest, decompressed_bytes))
         });
         let status = match parsed {
-            Ok(digest) => {
-                blobs.push((digest, blob.data));
-                places.push(place);
+            Ok((digest, decompressed_bytes)) => {
+                blobs.push(Sent { place, digest, data: blob.data, decompressed_bytes });
                 rpc::Status::default()
             }
             Err(status) => rpc_status(&status),
         };
         responses.push(batch_update_blobs_response::Response { digest: echo(blob.digest), status: Some(status) });
     }
-    let outcomes = shared.store.write_batch(&instance, blobs).await;
+    // Held until the store has the blobs.
+    let _room = shared.decompressed.take(DECOMPRESSED_BYTES_MAX - room_bytes).await?;
+    let mut whole = Vec::with_capacity(blobs.len());
+    let mut places = Vec::with_capacity(blobs.len());
+    for (place, blob) in decompressed(blobs).await? {
+        match blob {
+            Ok(blob) => {
+                whole.push(blob);
+                places.push(place);
+            }
+            Err(error) => {
+                if let Some(response) = responses.get_mut(place) {
+                    response.status = Some(rpc_status(&decompress_status(&error)));
+                }
+            }
+        }
+    }
+    let outcomes = shared.store.write_batch(&instance, whole).await;
     for (place, outcome) in places.into_iter().zip(outcomes) {
         if let (Err(error), Some(response)) = (outcome, responses.get_mut(place)) {
             response.status = Some(rpc_status(&store_status(&error)));
         }
     }
     Ok(Answer::one(Outgoing::message(&reapi::BatchUpdateBlobsResponse { responses })))
+}
+
+/// A blob of a batch as it was sent.
+struct Sent {
+    /// Where in the answer its status belongs.
+    place: usize,
+    digest: Digest,
+    data: Bytes,
+    /// Its size, if it was sent compressed.
+    decompressed_bytes: Option<usize>,
+}
+
+/// A blob's place in the answer, and the blob or why it is none.
+type Decompressed = (usize, Result<(Digest, Bytes), DecompressError>);
+
+/// All of them uncompressed, in order.
+async fn decompressed(blobs: Vec<Sent>) -> Result<Vec<Decompressed>, Status> {
+    let any = blobs.iter().any(|blob| blob.decompressed_bytes.is_some());
+    let work = || {
+        let whole = |blob: Sent| {
+            let data = match blob.decompressed_bytes {
+                Some(size_bytes) => decompress_whole(&blob.data, size_bytes),
+                None => Ok(blob.data),
+            };
+            (blob.place, data.map(|data| (blob.digest, data)))
+        };
+        blobs.into_iter().map(whole).collect()
+    };
+    if any { off_thread(work).await } else { Ok(work()) }
+}
+
+/// Does work that takes long where it keeps nobody waiting.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    spawn_blocking(work).await.map_err(|error| Status::internal(format!("task of a batch ended: {error}")))
 }
 
 pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
@@ -90,12 +157,19 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
         responses.push(batch_read_blobs_response::Response { digest: echo(Some(sent)), status: Some(status), ..Default::default() });
     }
     let found = shared.store.read_batch(&instance, &wanted).await;
+    let found = match request.acceptable_compressors.contains(&Compressor::Zstd.into()) {
+        true => off_thread(move || found.into_iter().map(|blob| blob.map(|blob| blob.map(compressed))).collect()).await?,
+        false => found.into_iter().map(|blob| blob.map(|blob| blob.map(|data| (data, Compressor::Identity)))).collect::<Vec<_>>(),
+    };
     for ((place, digest), found) in places.into_iter().zip(&wanted).zip(found) {
         let Some(response) = responses.get_mut(place) else {
             continue;
         };
         match found {
-            Ok(Some(data)) => response.data = data,
+            Ok(Some((data, compressor))) => {
+                response.data = data;
+                response.compressor = compressor.into();
+            }
             // Nothing of it was given out, so that a damaged blob is a missing one.
             Ok(None) | Err(StoreError::Lost { .. }) => {
                 response.status = Some(rpc_status(&blob_missing(digest)));
@@ -104,6 +178,18 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
         }
     }
     Ok(Answer::one(Outgoing::message(&reapi::BatchReadBlobsResponse { responses })))
+}
+
+/// A blob compressed, if that makes it smaller.
+fn compressed(data: Bytes) -> (Bytes, Compressor) {
+    match compress_if_smaller(&data) {
+        Some(frame) => (frame, Compressor::Zstd),
+        None => (data, Compressor::Identity),
+    }
+}
+
+fn too_large() -> Status {
+    bad_field("digest", "compressed blobs of a batch are too large together; write them with ByteStream.Write".into())
 }
 
 fn no_room() -> Status {
@@ -134,7 +220,6 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::store::Digest;
 
     #[test]
     fn no_entry_is_larger_than_what_is_set_aside() {
@@ -151,6 +236,9 @@ mod tests {
         for status in [
             blob_missing(&blob),
             no_room(),
+            too_large(),
+            decompress_status(&DecompressError::Cut),
+            decompress_status(&decompress_whole(b"no frame", 1).unwrap_err()),
             store_status(&StoreError::HashMismatch { declared: Box::new(blob), computed: Box::new(blob) }),
             bad_field("compressor", "is not supported".into()),
         ] {

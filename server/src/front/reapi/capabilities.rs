@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use blockstore_proto::{reapi, semver::SemVer};
+use blockstore_proto::{
+    reapi::{self, compressor::Value as Compressor},
+    semver::SemVer,
+};
 use tonic::Status;
 
 use super::{
@@ -34,8 +37,8 @@ fn server_capabilities(shared: &Shared) -> reapi::ServerCapabilities {
         cache_priority_capabilities: None,
         max_batch_total_size_bytes: super::BATCH_ANNOUNCED_BYTES_MAX,
         symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed.into(),
-        supported_compressors: vec![],
-        supported_batch_update_compressors: vec![],
+        supported_compressors: vec![Compressor::Zstd.into()],
+        supported_batch_update_compressors: vec![Compressor::Zstd.into()],
         max_cas_blob_size_bytes: i64::try_from(store.blob_bytes_max).unwrap_or(i64::MAX),
         split_blob_support: false,
         splice_blob_support: false,

@@ -43,7 +43,8 @@ impl Budget {
         Self { room: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max }
     }
 
-    async fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    /// Waits for room. What it gives back counts until it is dropped.
+    pub(super) async fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
         if bytes <= UNBUDGETED_BYTES_MAX {
             return Ok(None);
         }
@@ -299,6 +300,7 @@ impl Body for Answer {
 
 /// A call: its headers and its messages.
 pub(super) struct Call {
+    pub(super) headers: HeaderMap,
     pub(super) messages: Messages,
 }
 
@@ -313,8 +315,9 @@ where
     router.route_service(
         path,
         tower::service_fn(move |request: http::Request<axum::body::Body>| {
-            let messages = Messages::new(request.into_body(), message_bytes_max, budget.clone());
-            let answer = handler(state.clone(), Call { messages });
+            let (head, body) = request.into_parts();
+            let messages = Messages::new(body, message_bytes_max, budget.clone());
+            let answer = handler(state.clone(), Call { headers: head.headers, messages });
             async move {
                 Ok::<_, Infallible>(match answer.await {
                     Ok(answer) => {

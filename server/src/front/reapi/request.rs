@@ -58,9 +58,11 @@ mod tests {
         let of = |number, digits| digest_function(number, digits, &DigestFunction::ALL);
         assert_eq!(of(0, Some(40)).unwrap(), DigestFunction::Sha1);
         assert_eq!(of(0, Some(64)).unwrap(), DigestFunction::Sha256);
+        assert_eq!(of(8, Some(64)).unwrap(), DigestFunction::Sha256Tree);
         assert_eq!(of(9, Some(64)).unwrap(), DigestFunction::Blake3);
+        assert_eq!(of(10, Some(40)).unwrap(), DigestFunction::GitSha1);
         assert_eq!(of(0, None).unwrap(), DigestFunction::Sha256);
-        for (number, digits) in [(0, Some(0)), (0, Some(63)), (4, Some(64)), (8, Some(64)), (-1, None)] {
+        for (number, digits) in [(0, Some(0)), (0, Some(63)), (4, Some(64)), (7, Some(64)), (-1, None)] {
             assert_eq!(of(number, digits).unwrap_err().code(), tonic::Code::InvalidArgument);
         }
         let offered = [DigestFunction::Blake3];

@@ -212,6 +212,8 @@ mod tests {
         let functions = [
             ("sha256/", SHA256, DigestFunction::Sha256),
             ("blake3/", SHA256, DigestFunction::Blake3),
+            ("sha256tree/", SHA256, DigestFunction::Sha256Tree),
+            ("gitsha1/", SHA1, DigestFunction::GitSha1),
             ("", SHA256, DigestFunction::Sha256),
             ("", SHA1, DigestFunction::Sha1),
             ("sha1/", SHA1, DigestFunction::Sha1),
@@ -225,7 +227,10 @@ mod tests {
         let name = format!("blobs/sha256/{SHA256}/3");
         assert_eq!(parse_read(&name, &only_blake3), Err(NameError::Function));
         assert!(read(&format!("blobs/sha1/{SHA256}/3")).is_err());
-        assert!(read(&format!("blobs/sha256tree/{SHA256}/3")).is_err());
+        assert!(read(&format!("blobs/gitsha1/{SHA256}/3")).is_err());
+        for unknown in ["murmur3", "vso", "SHA256", "unknown"] {
+            assert!(read(&format!("blobs/{unknown}/{SHA256}/3")).is_err(), "{unknown}");
+        }
     }
 
     #[test]

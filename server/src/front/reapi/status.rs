@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::store::{Digest, DigestError, StoreError};
+use crate::store::{Digest, DigestError, StoreError, compression::DecompressError};
 
 /// Bytes of a client's own text that a message quotes.
 pub(super) const QUOTED_BYTES_MAX: usize = 200;
@@ -29,6 +29,14 @@ pub fn store_status(error: &StoreError) -> Status {
         | StoreError::HashMismatch { .. }
         | StoreError::UnsupportedFunction(_) => Status::invalid_argument(message),
         StoreError::Internal(_) => Status::internal(message),
+    }
+}
+
+/// The status of a blob that was sent compressed.
+pub(super) fn decompress_status(error: &DecompressError) -> Status {
+    match error {
+        DecompressError::Store(error) => store_status(error),
+        DecompressError::Malformed(_) | DecompressError::Cut => Status::invalid_argument(error.to_string()),
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) struct SmallUpload {
 
 impl SmallUpload {
     pub(super) fn new(engine: Engine, key: Key, digest: Digest) -> Self {
-        let hasher = Hasher::new(digest.function);
+        let hasher = Hasher::new(digest.function, digest.size_bytes);
         Self { engine, key, digest, hasher, whole: None, gathered: Vec::new(), written_bytes: 0 }
     }
 }
@@ -158,7 +158,7 @@ impl BlobUpload for LargeUpload {
 }
 
 async fn store(mut upload: Upload, digest: Digest, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
-    let mut hasher = Hasher::new(digest.function);
+    let mut hasher = Hasher::new(digest.function, digest.size_bytes);
     while let Some(message) = messages.recv().await {
         match message {
             Message::Piece(data, permit) => {
@@ -199,7 +199,7 @@ impl BlobUpload for RefusedUpload {
     }
 
     async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
-        verify_hash(&self.digest, Hasher::new(self.digest.function).finish())?;
+        verify_hash(&self.digest, Hasher::new(self.digest.function, 0).finish())?;
         Ok(WriteOutcome::AlreadyPresent)
     }
 }
