@@ -11,7 +11,7 @@ use crate::{
     format::{
         crc::CHUNK_BYTES,
         record::{Manifest, RecordFault, RecordHead, RecordKey, RecordKind},
-        types::{KeyHash, LengthClass, Place, SizeCheck, SlotKind},
+        types::{KeyHash, LengthClass, Lsn, Place, SizeCheck, SlotKind},
     },
     key::{Key, KeySpace},
     map::table::Found,
@@ -253,6 +253,20 @@ pub(crate) async fn find_object(core: &Arc<Core>, key: &Key, size_bytes: Option<
 }
 
 impl Object {
+    /// Parts that no slot leads to as a whole yet. `place` is that of the first.
+    pub(crate) fn of_parts(core: &Arc<Core>, key: Key, size_bytes: u64, manifest: Manifest, place: Place) -> Self {
+        let head = RecordHead {
+            kind: RecordKind::Manifest,
+            key: RecordKey::Object(key),
+            logical_bytes: size_bytes,
+            stored_bytes: 0,
+            epoch: core.epoch,
+            lsn: Lsn(0),
+            crcs: Vec::new(),
+        };
+        let first = Piece { head: Arc::new(head), data: Bytes::new() };
+        Self { core: core.clone(), key, place, first, manifest: Some(Arc::new(manifest)) }
+    }
     /// Size of the object in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.first.head.logical_bytes

@@ -20,7 +20,7 @@ use crate::{
     },
     key::Key,
     map::table::Found,
-    read::{PIECE_BYTES, slot_kind},
+    read::{Object, PIECE_BYTES, slot_kind},
     sequencer::{Change, Control, Outcome, PackedRecord, Request},
     space::Taken,
     stats::count,
@@ -373,6 +373,18 @@ impl Upload {
         }
         self.written_bytes = sent_bytes;
         Ok(())
+    }
+    /// What was written, once that is all of it: for a caller whose bytes turned out to belong under another key. Nobody else can see
+    /// it, and it goes with the upload, which has to live until it was read. `None` for an object of one record, at most 1 MiB, which is
+    /// not on the device before it is finished.
+    pub async fn read_back(&mut self) -> Result<Option<Object>, PutError> {
+        if self.written_bytes != self.size_bytes {
+            return Err(PutError::SizeMismatch { declared_bytes: self.size_bytes, sent_bytes: self.written_bytes });
+        }
+        self.lead.progress();
+        let Body::Parts(parts) = &mut self.body else { return Ok(None) };
+        let settled = parts.settle().await?;
+        Ok(settled.map(|(manifest, place)| Object::of_parts(&self.core, self.key, self.size_bytes, manifest, place)))
     }
     /// Publishes the object. The caller has checked that the bytes are what the key says.
     pub async fn finish(self) -> Result<PutOutcome, PutError> {

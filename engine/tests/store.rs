@@ -59,6 +59,39 @@ fn ranges_of_small_and_large_objects_are_exact() {
 }
 
 #[test]
+fn an_upload_is_read_back_by_its_owner_alone_and_goes_with_it() {
+    run(async {
+        let device = sim(64, 2);
+        format(&device, None).await;
+        let (engine, _) = open(&device, options()).await;
+        for (id, size) in [(1, 100), (2, 300_000), (3, 3_000_000), (4, 9_000_001)] {
+            let data = bytes(id, size);
+            let blockstore_engine::Begin::Upload(mut upload) = engine.begin_upload(content(id), size as u64).await.unwrap() else {
+                panic!("nothing is there yet");
+            };
+            upload.write(&data[..size - 1]).await.unwrap();
+            assert!(matches!(upload.read_back().await, Err(PutError::SizeMismatch { .. })), "of what is not complete nothing");
+            upload.write(&data[size - 1..]).await.unwrap();
+            let object = upload.read_back().await.unwrap();
+            assert_eq!(object.is_some(), size > 256 << 10, "what is one record, at most a quarter of a block, is not on the device yet");
+            if let Some(object) = object {
+                assert_eq!(object.size_bytes(), size as u64);
+                let mut reader = object.reader(0, None).unwrap();
+                let mut out = Vec::new();
+                while let Some(piece) = reader.next().await {
+                    out.extend_from_slice(&piece.unwrap().into_bytes());
+                }
+                assert_eq!(out, data);
+            }
+            assert_eq!(engine.lookup(&[(content(id), None)]).await, [false], "nobody else sees it");
+            drop(upload);
+            assert_eq!(put_stream(&engine, content(id), &data, 50_000).await.unwrap(), PutOutcome::Stored);
+            assert_eq!(get(&engine, &content(id), None).await, Some(data));
+        }
+    });
+}
+
+#[test]
 fn a_named_key_is_replaced_and_deleted() {
     run(async {
         let device = sim(64, 3);

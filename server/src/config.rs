@@ -3,6 +3,10 @@
 //! Always true here: a [`Settings`] names exactly one place for the store, and every setting that the place cannot honour was
 //! refused with one line that names it. Nothing here touches a disk or a socket.
 
+use crate::{
+    front::http,
+    store::{DigestFunction, ResultRule},
+};
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
@@ -37,9 +41,18 @@ struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9092")]
     grpc: SocketAddr,
 
-    /// Address for HTTP (/healthz, /readyz); port 0 takes a free one
+    /// Address for the HTTP cache protocol (/cas, /ac, /kv), /healthz and /readyz; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
+
+    /// What HTTP clients may keep under /ac; lenient: action results, checked, and bytes of any other kind; strict: action results
+    /// only; off: everything is bytes
+    #[arg(long, value_enum, default_value_t = AcValidation::Lenient)]
+    http_ac_validation: AcValidation,
+
+    /// Function of the actions under /ac whose hash has 64 digits
+    #[arg(long, value_enum, default_value_t = AcFunction::Sha256)]
+    http_ac_digest_function: AcFunction,
 
     /// How the kernel is asked for I/O; auto: io-uring where it is allowed
     #[arg(long, value_enum, default_value_t = Io::Auto)]
@@ -116,6 +129,21 @@ pub enum Durability {
     Group,
 }
 
+/// What HTTP clients may keep under `/ac`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AcValidation {
+    Lenient,
+    Strict,
+    Off,
+}
+
+/// Functions that a hash of 64 digits may be of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AcFunction {
+    Sha256,
+    Blake3,
+}
+
 /// Where the store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -155,6 +183,8 @@ pub struct Settings {
     pub grpc: SocketAddr,
     /// `--http`.
     pub http: SocketAddr,
+    /// `--http-ac-validation` and `--http-ac-digest-function`.
+    pub http_options: http::Options,
     /// `--io`.
     pub io: Io,
     /// `--direct`.
@@ -236,6 +266,17 @@ impl Settings {
             place,
             grpc: a.grpc,
             http: a.http,
+            http_options: http::Options {
+                result_rule: match a.http_ac_validation {
+                    AcValidation::Lenient => ResultRule::Lenient,
+                    AcValidation::Strict => ResultRule::Strict,
+                    AcValidation::Off => ResultRule::Opaque,
+                },
+                action_function: match a.http_ac_digest_function {
+                    AcFunction::Sha256 => DigestFunction::Sha256,
+                    AcFunction::Blake3 => DigestFunction::Blake3,
+                },
+            },
             io: a.io,
             direct: a.direct,
             durability: a.durability,
@@ -294,6 +335,7 @@ mod tests {
         assert_eq!(s.place, Place::File { dir: "d".into(), size_bytes: Some(10 << 30) });
         assert_eq!(s.grpc, "127.0.0.1:9092".parse().unwrap());
         assert_eq!(s.http, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(s.http_options, http::Options::default());
         assert_eq!((s.io, s.direct), (Io::Auto, Direct::Auto));
         assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
         assert_eq!((s.cache_bytes, s.block_bytes, s.objects), (None, None, None));
@@ -337,6 +379,8 @@ mod tests {
             ("blockstored --dir d --grpc localhost", "--grpc"),
             ("blockstored --dir d --size much", "--size"),
             ("blockstored --dir d --io fast", "--io"),
+            ("blockstored --dir d --http-ac-validation maybe", "--http-ac-validation"),
+            ("blockstored --dir d --http-ac-digest-function md5", "--http-ac-digest-function"),
             ("blockstored --dir d --flush-ms-max 0", "--flush-ms-max"),
             ("blockstored --dir d --objects 0", "--objects"),
             ("blockstored --dir d --colour blue", "--colour"),

@@ -8,17 +8,16 @@ use crate::{
     config::{Durability, Place, Refusal, Settings},
     front::{
         gate::Gate,
-        http,
+        http::{self, Front},
         reapi::{self, Services, SuspendedLimits, http2},
     },
     phase::Phase,
     storage,
-    store::{DigestFunction, completeness::CompleteActionResults, local::LocalStore},
+    store::{BlobStore, DigestFunction, completeness::CompleteActionResults, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
     ffi::OsString,
-    future::IntoFuture,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     process::ExitCode,
@@ -99,8 +98,10 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     let (http, http_addr) = bind("--http", settings.http).await?;
 
     let (phase, phase_seen) = watch::channel(Phase::Opening);
-    let http_server = axum::serve(http, http::router(phase_seen.clone()));
-    let http_server = tokio::spawn(http_server.into_future());
+    let gate = Gate::new(phase_seen.clone());
+    let front = Arc::new(Front::new(phase_seen, gate.clone()));
+    let (http_goodbye, http_goodbye_said) = watch::channel(false);
+    let mut http_server = tokio::spawn(http::serve(http, front.clone(), http_goodbye_said));
 
     let (engine, report) = tokio::select! {
         opened = open(&settings) => opened?,
@@ -121,11 +122,11 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     );
 
     let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let store = Arc::new(CompleteActionResults::new(local));
+    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local));
+    front.open(store.clone(), settings.http_options);
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
     let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };
     let services = Services::new(store, options).await;
-    let gate = Gate::new(phase_seen);
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
         http2::configure(Server::builder())
@@ -161,7 +162,11 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     }
     poison_watch.abort();
     let closed = engine.close().await;
-    http_server.abort();
+    // Last, so that probes are answered until then.
+    http_goodbye.send_replace(true);
+    if timeout(GOODBYE, &mut http_server).await.is_err() {
+        http_server.abort();
+    }
     if let Err(error) = closed {
         return Err(format!("store was not closed cleanly: {error}"));
     }

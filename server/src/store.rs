@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 
+pub mod action_result;
 pub mod completeness;
 pub mod compression;
 mod digest;
@@ -27,6 +28,9 @@ pub use hasher::Hasher;
 pub struct Instance(Arc<str>);
 
 impl Instance {
+    /// Longest name in bytes.
+    pub const BYTES_MAX: usize = 1024;
+
     /// The instance of that name.
     pub fn new(name: &str) -> Self {
         Self(name.into())
@@ -53,6 +57,8 @@ pub struct Capabilities {
     pub blob_bytes_max: u64,
     /// Largest action result in bytes.
     pub action_result_bytes_max: u64,
+    /// Largest entry under a client's own name, in bytes.
+    pub entry_bytes_max: u64,
 }
 
 /// Name of an action result: the digest of an action. The size is optional because HTTP does not know it.
@@ -62,6 +68,18 @@ pub struct ActionKey {
     pub digest: Digest,
     /// Whether the caller knows the action's size. Where both sides know it and differ, it is a miss.
     pub size_known: bool,
+}
+
+/// What a reader takes for an action result, where other things may lie under an action's name: HTTP clients keep bytes of their own
+/// there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultRule {
+    /// Only a well-formed `ActionResult`, and only if all that it names is there.
+    Strict,
+    /// That, and whatever is no well-formed `ActionResult`, as opaque bytes.
+    Lenient,
+    /// Everything, as opaque bytes.
+    Opaque,
 }
 
 /// A part of a blob.
@@ -139,6 +157,15 @@ impl fmt::Debug for BlobRead {
     }
 }
 
+/// A blob that was found by its hash alone.
+#[derive(Debug)]
+pub struct OpenBlob {
+    /// Its name, now with its size.
+    pub digest: Digest,
+    /// All of its bytes; nothing is read from the device before they are asked for, beyond a blob's first piece.
+    pub read: BlobRead,
+}
+
 /// What a write did. Both are success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
@@ -197,11 +224,27 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     /// [`StoreError::OutOfRange`] for a present blob that ends before the range.
     async fn read(&self, instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError>;
 
+    /// The blob of that function and hash, for a caller that does not know its size: the one in `digest` does not count. `None` as for
+    /// [`read`](Self::read).
+    ///
+    /// # Errors
+    /// What keeps the store from knowing.
+    async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError>;
+
     /// Begins to store a blob.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::NoRoom`], [`StoreError::Unavailable`], [`StoreError::UnsupportedFunction`].
-    async fn write(&self, instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError>;
+    async fn write(&self, instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError> {
+        self.write_any(instance, std::slice::from_ref(digest)).await
+    }
+
+    /// Begins to store a blob whose hash may be of one function or another: it gets the one of these names, all of one size, that its
+    /// bytes turn out to have. Names of functions that are not offered do not count.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    async fn write_any(&self, instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError>;
 
     /// Whole blobs, together; the answers in order, `None` for a missing one. The caller bounds their total size.
     async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>>;
@@ -209,15 +252,35 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     /// Stores whole blobs, together; the answers in order. The caller bounds their total size.
     async fn write_batch(&self, instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>>;
 
-    /// The action result as it was put, byte for byte; `None` is a miss.
+    /// The action result as it was put, byte for byte; `None` is a miss. The bare store takes every rule for
+    /// [`ResultRule::Opaque`].
     ///
     /// # Errors
     /// What keeps the store from knowing.
-    async fn get_action_result(&self, instance: &Instance, action: &ActionKey) -> Result<Option<Bytes>, StoreError>;
+    async fn get_action_result(&self, instance: &Instance, action: &ActionKey, rule: ResultRule) -> Result<Option<Bytes>, StoreError>;
 
-    /// Stores an action result; the last one acknowledged wins.
+    /// Stores an action result; the last one acknowledged wins. Who does not know the action's size keeps the one that was known.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] and what keeps the store from writing.
     async fn put_action_result(&self, instance: &Instance, action: &ActionKey, result: Bytes) -> Result<(), StoreError>;
+
+    /// What is stored under a name that the client made up; `None` if nothing is. Such entries have nothing to do with blobs and action
+    /// results, whatever their names.
+    ///
+    /// # Errors
+    /// What keeps the store from knowing.
+    async fn get_entry(&self, instance: &Instance, name: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Stores bytes under a name that the client made up; the last ones acknowledged win.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] and what keeps the store from writing.
+    async fn put_entry(&self, instance: &Instance, name: &[u8], data: Bytes) -> Result<(), StoreError>;
+
+    /// Removes what is stored under such a name; false if nothing was.
+    ///
+    /// # Errors
+    /// What keeps the store from writing.
+    async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError>;
 }

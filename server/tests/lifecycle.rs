@@ -111,7 +111,7 @@ async fn a_drain_is_visible_and_waits_for_what_runs() {
     client.put(before).await.unwrap();
     assert_eq!(daemon.http_status("/healthz"), Some(200));
     assert_eq!(daemon.http_status("/readyz"), Some(200));
-    assert_eq!(daemon.http_status("/nothing"), Some(404));
+    assert_eq!(daemon.http_status("/nothing"), Some(400));
     assert_eq!(client.health().await.unwrap(), ServingStatus::Serving);
 
     daemon.signal(Signal::TERM);

@@ -135,6 +135,14 @@ impl Parts {
         self.written.push((place, location.hash));
         Ok(())
     }
+    /// What leads to the bytes of an upload that is complete, once all of them are written; and where its first part is.
+    pub(super) async fn settle(&mut self) -> Result<Option<(Manifest, Place)>, PutError> {
+        while !self.in_flight.is_empty() {
+            self.settle_one().await?;
+        }
+        let manifest = Manifest { upload_id: self.id, part_bytes: self.part_bytes, stored_bytes: self.stored_bytes.clone() };
+        Ok(self.written.first().map(|(place, _)| (manifest, *place)))
+    }
     pub(super) async fn finish(mut self: Box<Self>, lead: &Lead) -> Result<(), PutError> {
         while !self.in_flight.is_empty() && !canary::leaves_out(Canary::ManifestLast) {
             self.settle_one().await?;

@@ -1,4 +1,4 @@
-//! The gate in front of every gRPC service: counts running requests, and turns new ones away once the server drains.
+//! The gate in front of every service: counts running requests, and turns new ones away once the server drains.
 //!
 //! Always true here: a request counts from its arrival until its response's last byte was handed on or dropped; health and
 //! reflection neither count nor are turned away, so that a drain is visible and does not wait for who watches it.
@@ -39,6 +39,13 @@ impl Gate {
         self.running.wait().await;
     }
 
+    /// Lets a request in, which runs until the token is dropped; `None` once the server drains.
+    pub fn enter(&self) -> Option<TaskTrackerToken> {
+        // The token comes before the look at the phase: a request is turned away, or the drain waits for it.
+        let token = self.running.token();
+        (*self.phase.borrow() != Phase::Draining).then_some(token)
+    }
+
     /// How many requests run now.
     pub fn running(&self) -> usize {
         self.running.len()
@@ -77,10 +84,9 @@ where
         if ALWAYS.iter().any(|prefix| path.starts_with(prefix)) {
             return Answer { token: None, future: Some(self.inner.call(request)) };
         }
-        // The token comes before the look at the phase: a request is turned away, or the drain waits for it.
-        let token = self.gate.running.token();
-        let shut = *self.gate.phase.borrow() == Phase::Draining;
-        Answer { token: Some(token), future: (!shut).then(|| self.inner.call(request)) }
+        let token = self.gate.enter();
+        let future = token.is_some().then(|| self.inner.call(request));
+        Answer { token, future }
     }
 }
 
@@ -120,6 +126,13 @@ pin_project! {
         token: Option<TaskTrackerToken>,
         #[pin]
         body: B,
+    }
+}
+
+impl<B> Counted<B> {
+    /// A body that counts as long as it holds a token.
+    pub fn new(token: Option<TaskTrackerToken>, body: B) -> Self {
+        Self { token, body }
     }
 }
 

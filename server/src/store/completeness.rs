@@ -1,7 +1,8 @@
 //! Action results that are complete: a decorator that answers a hit only if everything it names is present.
 //!
 //! Always true here: a hit's blobs were all present, and counted as used, after the result itself was read. Whatever cannot
-//! be checked (not an `ActionResult`, a digest that is none, a tree that is malformed or beyond the bounds) is a miss. Memory
+//! be checked (no well-formed `ActionResult`, a tree that is malformed or beyond the bounds) is a miss, unless the caller's rule is to
+//! take bytes of any kind. Memory
 //! is bounded whatever a result names: trees are scanned as they are read, digests are looked up in groups.
 
 use std::sync::{
@@ -13,10 +14,10 @@ use async_trait::async_trait;
 use blockstore_proto::reapi;
 use bytes::Bytes;
 use futures::StreamExt;
-use prost::Message;
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Instance, StoreError, WriteOutcome,
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Instance, OpenBlob, ResultRule,
+    StoreError, WriteOutcome, action_result,
     directories::{self, DirectoryWalk},
 };
 
@@ -80,8 +81,7 @@ impl CompleteActionResults {
         &self.counters
     }
 
-    async fn check(&self, instance: &Instance, function: DigestFunction, result: Bytes) -> Result<(), Incomplete> {
-        let result = reapi::ActionResult::decode(result).map_err(|_| Incomplete::Malformed)?;
+    async fn check(&self, instance: &Instance, function: DigestFunction, result: reapi::ActionResult) -> Result<(), Incomplete> {
         let mut named = Named { store: &*self.inner, instance, digests: Vec::new() };
         let parse =
             |digest: &reapi::Digest| Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes).map_err(|_| Incomplete::Malformed);
@@ -187,8 +187,16 @@ impl BlobStore for CompleteActionResults {
         self.inner.read(instance, digest, range).await
     }
 
+    async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+        self.inner.open(instance, digest).await
+    }
+
     async fn write(&self, instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError> {
         self.inner.write(instance, digest).await
+    }
+
+    async fn write_any(&self, instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {
+        self.inner.write_any(instance, digests).await
     }
 
     async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>> {
@@ -199,11 +207,20 @@ impl BlobStore for CompleteActionResults {
         self.inner.write_batch(instance, blobs).await
     }
 
-    async fn get_action_result(&self, instance: &Instance, action: &ActionKey) -> Result<Option<Bytes>, StoreError> {
-        let Some(result) = self.inner.get_action_result(instance, action).await? else {
+    async fn get_action_result(&self, instance: &Instance, action: &ActionKey, rule: ResultRule) -> Result<Option<Bytes>, StoreError> {
+        let Some(result) = self.inner.get_action_result(instance, action, rule).await? else {
             return Ok(None);
         };
-        let reason = match self.check(instance, action.digest.function, result.clone()).await {
+        if rule == ResultRule::Opaque {
+            return Ok(Some(result));
+        }
+        let function = action.digest.function;
+        let checked = match action_result::parse(result.clone(), function) {
+            Ok(parsed) => self.check(instance, function, parsed).await,
+            Err(_) if rule == ResultRule::Lenient => return Ok(Some(result)),
+            Err(_) => Err(Incomplete::Malformed),
+        };
+        let reason = match checked {
             Ok(()) => return Ok(Some(result)),
             Err(Incomplete::Store(error)) => return Err(error),
             Err(Incomplete::Missing) => &self.counters.incomplete,
@@ -216,5 +233,17 @@ impl BlobStore for CompleteActionResults {
 
     async fn put_action_result(&self, instance: &Instance, action: &ActionKey, result: Bytes) -> Result<(), StoreError> {
         self.inner.put_action_result(instance, action, result).await
+    }
+
+    async fn get_entry(&self, instance: &Instance, name: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_entry(instance, name).await
+    }
+
+    async fn put_entry(&self, instance: &Instance, name: &[u8], data: Bytes) -> Result<(), StoreError> {
+        self.inner.put_entry(instance, name, data).await
+    }
+
+    async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
+        self.inner.delete_entry(instance, name).await
     }
 }

@@ -161,6 +161,11 @@ impl Digest {
         Ok(Self { function, hash, size_bytes })
     }
 
+    /// The same hash for a blob of that size.
+    pub const fn with_size(self, size_bytes: u64) -> Self {
+        Self { size_bytes, ..self }
+    }
+
     /// The hash, as long as the function makes it.
     pub fn hash(&self) -> &[u8] {
         // The length is a constant of the function, never more than the array.

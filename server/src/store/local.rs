@@ -3,21 +3,29 @@
 //! Always true here: what goes to the engine under a content key has been hashed and has that digest; the empty blob never
 //! goes there; what comes back passed the engine's checksums.
 
-use std::fmt;
-
-use async_trait::async_trait;
-use blockstore_engine::{Begin, Engine, Key, KeySpace, Object};
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::{StreamExt, stream};
-use sha2::{Digest as _, Sha256};
-
-use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Hasher, Instance, StoreError, WriteOutcome,
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
+use async_trait::async_trait;
+use blockstore_engine::{Begin, Engine, Object};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{StreamExt, stream};
+
+use super::{
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Hasher, Instance, OpenBlob, ResultRule,
+    StoreError, WriteOutcome,
+};
+
+mod keys;
 mod upload;
 
-use upload::{LargeUpload, RefusedUpload, SmallUpload};
+use keys::{action_key, content_key, entry_key};
+use upload::{LargeUpload, RefusedUpload, SmallUpload, Target};
 
 /// Uploads up to this size are gathered in memory and put whole; larger ones are streamed to the engine.
 pub const SMALL_UPLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -27,9 +35,6 @@ const READ_BATCH_CONCURRENCY: usize = 64;
 
 /// A batch gives other tasks a turn after hashing this many bytes.
 const HASH_TURN_BYTES: usize = 512 << 10;
-
-/// `Key::function` of action results, which are named keys.
-const NAMED_ACTION_RESULT: u8 = 1;
 
 /// What precedes an action result in its value: a format byte, then the action's size in bytes, little-endian
 /// ([`SIZE_UNKNOWN`] if nobody said).
@@ -43,6 +48,23 @@ const SIZE_UNKNOWN: u64 = u64::MAX;
 pub struct LocalStore {
     engine: Engine,
     capabilities: Capabilities,
+    last_match: LastMatch,
+}
+
+/// The function of the last blob whose name left that open. The next one probably has the same.
+#[derive(Clone, Debug, Default)]
+struct LastMatch(Arc<AtomicU8>);
+
+impl LastMatch {
+    fn remember(&self, function: DigestFunction) {
+        self.0.store(function.number(), Ordering::Relaxed);
+    }
+
+    /// Puts the probable one first.
+    fn sort(&self, digests: &mut [Digest]) {
+        let last = self.0.load(Ordering::Relaxed);
+        digests.sort_by_key(|digest| digest.function.number() != last);
+    }
 }
 
 impl LocalStore {
@@ -52,15 +74,27 @@ impl LocalStore {
             digest_functions,
             blob_bytes_max: engine.object_bytes_max(),
             action_result_bytes_max: engine.named_bytes_max().saturating_sub(ACTION_PREFIX_BYTES as u64),
+            entry_bytes_max: engine.named_bytes_max(),
         };
-        Self { engine, capabilities }
+        Self { engine, capabilities, last_match: LastMatch::default() }
     }
 
     fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
-        if self.capabilities.digest_functions.contains(&digest.function) {
+        if self.offers(digest) {
             return Ok(());
         }
         Err(StoreError::UnsupportedFunction(digest.function))
+    }
+
+    fn offers(&self, digest: &Digest) -> bool {
+        self.capabilities.digest_functions.contains(&digest.function)
+    }
+
+    /// The size of an action that an earlier writer knew.
+    async fn known_action_bytes(&self, key: &blockstore_engine::Key) -> Option<u64> {
+        let object = self.engine.get(key, None).await?;
+        let value = collect(object).await.ok()?;
+        action_bytes(&value).filter(|bytes| *bytes != SIZE_UNKNOWN)
     }
 
     async fn get(&self, digest: &Digest) -> Option<Object> {
@@ -84,41 +118,25 @@ impl fmt::Debug for LocalStore {
     }
 }
 
-/// The engine's key of a blob: the hash itself where it fits, else a hash of it.
-fn content_key(digest: &Digest) -> Key {
-    let mut hash = [0; 32];
-    match hash.get_mut(..digest.hash().len()) {
-        Some(place) => place.copy_from_slice(digest.hash()),
-        None => hash = Sha256::digest(digest.hash()).into(),
-    }
-    Key { space: KeySpace::Content, function: digest.function.number(), hash }
-}
-
-/// The engine's key of an action result. Every part has its length in front, so that no two names run into each other.
-fn action_key(instance: &Instance, action: &ActionKey) -> Key {
-    let mut hasher = Sha256::new();
-    let function = [action.digest.function.number()];
-    for part in [instance.as_str().as_bytes(), &function, action.digest.hash()] {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    Key { space: KeySpace::Named, function: NAMED_ACTION_RESULT, hash: hasher.finalize().into() }
-}
-
-fn action_value(action: &ActionKey, result: &[u8]) -> Bytes {
+fn action_value(action_bytes: u64, result: &[u8]) -> Bytes {
     let mut value = BytesMut::with_capacity(ACTION_PREFIX_BYTES + result.len());
     value.put_u8(ACTION_FORMAT);
-    value.put_u64_le(if action.size_known { action.digest.size_bytes } else { SIZE_UNKNOWN });
+    value.put_u64_le(action_bytes);
     value.put_slice(result);
     value.freeze()
 }
 
+/// The size of the action in a value, [`SIZE_UNKNOWN`] included; `None` if the value has another format.
+fn action_bytes(value: &[u8]) -> Option<u64> {
+    let (format, rest) = value.split_first()?;
+    (*format == ACTION_FORMAT).then(|| rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)))?
+}
+
 /// The action result in a value, unless it was stored for an action of another size.
 fn action_result(action: &ActionKey, mut value: Bytes) -> Option<Bytes> {
-    let (format, rest) = value.split_first()?;
-    let size_bytes = u64::from_le_bytes(*rest.first_chunk()?);
+    let size_bytes = action_bytes(&value)?;
     let size_fits = !action.size_known || size_bytes == SIZE_UNKNOWN || size_bytes == action.digest.size_bytes;
-    (*format == ACTION_FORMAT && size_fits).then(|| value.split_off(ACTION_PREFIX_BYTES))
+    size_fits.then(|| value.split_off(ACTION_PREFIX_BYTES))
 }
 
 fn is_empty_blob(digest: &Digest) -> bool {
@@ -185,30 +203,57 @@ impl BlobStore for LocalStore {
         Ok(Some(BlobRead::Whole(part)))
     }
 
-    async fn write(&self, _instance: &Instance, digest: &Digest) -> Result<BeginWrite, StoreError> {
-        self.check_function(digest)?;
-        if digest.size_bytes == 0 {
-            return Ok(match is_empty_blob(digest) {
+    async fn open(&self, _instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+        let empty = Hasher::digest(digest.function, b"");
+        if digest.hash() == empty.hash() {
+            return Ok(Some(OpenBlob { digest: empty, read: BlobRead::Whole(Bytes::new()) }));
+        }
+        let Some(object) = self.engine.get(&content_key(digest), None).await else {
+            return Ok(None);
+        };
+        let digest = digest.with_size(object.size_bytes());
+        let read = match object.whole() {
+            Some(whole) => BlobRead::Whole(whole.into_bytes()),
+            None => pieces(object, ByteRange::ALL)?,
+        };
+        Ok(Some(OpenBlob { digest, read }))
+    }
+
+    async fn write_any(&self, _instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {
+        let mut offered: Vec<_> = digests.iter().copied().filter(|digest| self.offers(digest)).collect();
+        let Some(&first) = offered.first() else {
+            return Err(match digests.first() {
+                Some(digest) => StoreError::UnsupportedFunction(digest.function),
+                None => StoreError::Internal("blob to store has no name".into()),
+            });
+        };
+        let size_bytes = first.size_bytes;
+        offered.retain(|digest| digest.size_bytes == size_bytes);
+        if size_bytes == 0 {
+            return Ok(match offered.iter().any(is_empty_blob) {
                 true => BeginWrite::AlreadyPresent,
-                false => BeginWrite::Upload(Box::new(RefusedUpload::new(*digest))),
+                false => BeginWrite::Upload(Box::new(RefusedUpload::new(first))),
             });
         }
         let limit_bytes = self.capabilities.blob_bytes_max;
-        if digest.size_bytes > limit_bytes {
-            return Err(StoreError::TooLarge { size_bytes: digest.size_bytes, limit_bytes });
+        if size_bytes > limit_bytes {
+            return Err(StoreError::TooLarge { size_bytes, limit_bytes });
         }
-        let key = content_key(digest);
-        if digest.size_bytes <= SMALL_UPLOAD_BYTES_MAX {
-            let present = self.engine.lookup(&[(key, Some(digest.size_bytes))]).await;
-            if present.first() == Some(&true) {
+        let small = size_bytes <= SMALL_UPLOAD_BYTES_MAX;
+        if small || offered.len() > 1 {
+            let keys: Vec<_> = offered.iter().map(|digest| (content_key(digest), Some(size_bytes))).collect();
+            if self.engine.lookup(&keys).await.contains(&true) {
                 return Ok(BeginWrite::AlreadyPresent);
             }
-            let upload = SmallUpload::new(self.engine.clone(), key, *digest);
-            return Ok(BeginWrite::Upload(Box::new(upload)));
         }
-        Ok(match self.engine.begin_upload(key, digest.size_bytes).await? {
+        self.last_match.sort(&mut offered);
+        let target = Target { engine: self.engine.clone(), digests: offered, last_match: self.last_match.clone() };
+        if small {
+            return Ok(BeginWrite::Upload(Box::new(SmallUpload::new(target))));
+        }
+        Ok(match self.engine.begin_upload(content_key(target.expected()), size_bytes).await? {
             Begin::AlreadyPresent => BeginWrite::AlreadyPresent,
-            Begin::Upload(upload) => BeginWrite::Upload(Box::new(LargeUpload::start(*upload, *digest))),
+            Begin::Upload(upload) => BeginWrite::Upload(Box::new(LargeUpload::start(*upload, target))),
         })
     }
 
@@ -250,7 +295,7 @@ impl BlobStore for LocalStore {
         results
     }
 
-    async fn get_action_result(&self, instance: &Instance, action: &ActionKey) -> Result<Option<Bytes>, StoreError> {
+    async fn get_action_result(&self, instance: &Instance, action: &ActionKey, _rule: ResultRule) -> Result<Option<Bytes>, StoreError> {
         let Some(object) = self.engine.get(&action_key(instance, action), None).await else {
             return Ok(None);
         };
@@ -270,8 +315,37 @@ impl BlobStore for LocalStore {
             return Err(StoreError::TooLarge { size_bytes, limit_bytes });
         }
         let key = action_key(instance, action);
-        self.engine.put(key, action_value(action, &result)).await?;
+        let action_bytes = match action.size_known {
+            true => action.digest.size_bytes,
+            // The hash tells the size, so that two who know it do not differ.
+            false => self.known_action_bytes(&key).await.unwrap_or(SIZE_UNKNOWN),
+        };
+        self.engine.put(key, action_value(action_bytes, &result)).await?;
         Ok(())
+    }
+
+    async fn get_entry(&self, instance: &Instance, name: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some(object) = self.engine.get(&entry_key(instance, name), None).await else {
+            return Ok(None);
+        };
+        match collect(object).await {
+            Ok(data) => Ok(Some(data)),
+            Err(StoreError::Lost { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_entry(&self, instance: &Instance, name: &[u8], data: Bytes) -> Result<(), StoreError> {
+        let (size_bytes, limit_bytes) = (data.len() as u64, self.capabilities.entry_bytes_max);
+        if size_bytes > limit_bytes {
+            return Err(StoreError::TooLarge { size_bytes, limit_bytes });
+        }
+        self.engine.put(entry_key(instance, name), data).await?;
+        Ok(())
+    }
+
+    async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.engine.delete(&entry_key(instance, name)).await?)
     }
 }
 
@@ -310,31 +384,8 @@ mod tests {
     }
 
     #[test]
-    fn content_keys_pad_short_hashes_and_hash_long_ones() {
-        let sha1 = Digest::new(DigestFunction::Sha1, &[9; 20], 1).unwrap();
-        let key = content_key(&sha1);
-        assert_eq!((key.function, key.space), (2, KeySpace::Content));
-        assert_eq!(key.hash[..20], [9; 20]);
-        assert_eq!(key.hash[20..], [0; 12]);
-        let git = Digest::new(DigestFunction::GitSha1, &[9; 20], 1).unwrap();
-        assert_ne!(content_key(&git), key);
-        let sha512 = Digest::new(DigestFunction::Sha512, &[9; 64], 1).unwrap();
-        assert_eq!(content_key(&sha512).hash, <[u8; 32]>::from(Sha256::digest([9; 64])));
-    }
-
-    #[test]
-    fn action_keys_are_apart_by_instance_and_function_but_not_by_size() {
-        let key = |instance: &str, action: &ActionKey| action_key(&Instance::new(instance), action);
-        assert_eq!(key("main", &action(1, true)), key("main", &action(2, false)));
-        assert_ne!(key("main", &action(1, true)), key("", &action(1, true)));
-        let mut blake3 = action(1, true);
-        blake3.digest = Digest::new(DigestFunction::Blake3, &[7; 32], 1).unwrap();
-        assert_ne!(key("main", &action(1, true)), key("main", &blake3));
-    }
-
-    #[test]
     fn an_action_of_another_size_is_a_miss_when_both_sizes_are_known() {
-        let stored = |by: ActionKey| action_value(&by, b"result");
+        let stored = |by: ActionKey| action_value(if by.size_known { by.digest.size_bytes } else { SIZE_UNKNOWN }, b"result");
         let found = Some(Bytes::from_static(b"result"));
         assert_eq!(action_result(&action(5, true), stored(action(5, true))), found);
         assert_eq!(action_result(&action(6, true), stored(action(5, true))), None);

@@ -12,13 +12,10 @@ use super::{
 };
 use crate::store::{Digest, DigestFunction, Instance};
 
-/// Longest instance name in bytes.
-const INSTANCE_BYTES_MAX: usize = 1024;
-
 /// The instance of a request.
 pub(super) fn instance(name: &str) -> Result<Instance, Status> {
-    if name.len() > INSTANCE_BYTES_MAX {
-        let why = format!("longer than {INSTANCE_BYTES_MAX} bytes");
+    if name.len() > Instance::BYTES_MAX {
+        let why = format!("longer than {} bytes", Instance::BYTES_MAX);
         return Err(bad_field("instance_name", why));
     }
     Ok(Instance::new(name))

@@ -1,7 +1,7 @@
 //! Errors as gRPC statuses: the one place where a store's error gets its code.
 //!
-//! Always true here: nothing becomes UNKNOWN (clients retry that for ever), and a message quotes at most
-//! [`QUOTED_BYTES_MAX`] of what the client sent, since it travels in a header.
+//! Always true here: nothing becomes UNKNOWN (clients retry that for ever), and a message quotes nothing of unbounded length that the
+//! client sent, since it travels in a header.
 
 use blockstore_proto::rpc;
 use bytes::Bytes;
@@ -9,9 +9,6 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use crate::store::{Digest, DigestError, StoreError, compression::DecompressError};
-
-/// Bytes of a client's own text that a message quotes.
-pub(super) const QUOTED_BYTES_MAX: usize = 200;
 
 /// After how many seconds a client may try again when there was no room, or the store was unavailable.
 const RETRY_SECONDS: i64 = 5;
@@ -86,15 +83,6 @@ fn with_detail(code: Code, message: String, name: &str, detail: &impl Message) -
     Status::with_details(code, message, Bytes::from(status.encode_to_vec()))
 }
 
-/// The beginning of a client's text, for messages.
-pub(super) fn quoted(text: &str) -> &str {
-    let mut end = QUOTED_BYTES_MAX.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,12 +115,5 @@ mod tests {
         assert!(detail.details[0].type_url.ends_with("/google.rpc.RetryInfo"));
         assert_eq!(rpc_status(&status), detail);
         assert_eq!(rpc_status(&Status::not_found("x")).details, vec![]);
-    }
-
-    #[test]
-    fn quotes_are_short_and_whole_characters() {
-        assert_eq!(quoted("short"), "short");
-        let long = "ä".repeat(150);
-        assert_eq!(quoted(&format!("x{long}")).len(), 199);
     }
 }

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use blockstore_engine::{Engine, Key, Upload};
+use blockstore_engine::{Begin, Engine, Upload};
 use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
-use super::verify_hash;
+use super::{LastMatch, content_key, verify_hash};
 use crate::store::{BlobUpload, Digest, Hasher, StoreError, WriteOutcome};
 
 /// Bytes of a large upload that wait for its task at most, unless a single piece is larger.
@@ -22,6 +22,38 @@ const QUEUE_BYTES_MAX: u32 = 4 << 20;
 const QUEUE_PIECES_MAX: usize = 256;
 /// Hash and copy go over the bytes in strides of this size, so that the second finds them in the processor's cache.
 const STRIDE_BYTES: usize = 256 << 10;
+
+/// Where an upload belongs.
+pub(super) struct Target {
+    pub(super) engine: Engine,
+    /// The names that it may turn out to have: at least one, the likeliest first, all of one size.
+    pub(super) digests: Vec<Digest>,
+    pub(super) last_match: LastMatch,
+}
+
+impl Target {
+    /// The name that it probably has.
+    pub(super) fn expected(&self) -> &Digest {
+        // Whoever makes a target has looked at the first.
+        &self.digests[0]
+    }
+
+    /// The one of the names that was computed from the bytes.
+    fn matching(&self, computed: &[Digest]) -> Result<Digest, StoreError> {
+        match self.digests.iter().find(|digest| computed.contains(digest)) {
+            Some(&digest) => {
+                if self.digests.len() > 1 {
+                    self.last_match.remember(digest.function);
+                }
+                Ok(digest)
+            }
+            None => Err(StoreError::HashMismatch {
+                declared: Box::new(*self.expected()),
+                computed: Box::new(computed.first().copied().unwrap_or(*self.expected())),
+            }),
+        }
+    }
+}
 
 /// Counts the bytes taken and refuses what goes beyond the declared size.
 fn take(written_bytes: u64, digest: &Digest, data: &Bytes) -> Result<u64, StoreError> {
@@ -41,9 +73,8 @@ fn check_complete(written_bytes: u64, digest: &Digest) -> Result<(), StoreError>
 
 /// An upload that is put whole once it is complete.
 pub(super) struct SmallUpload {
-    engine: Engine,
-    key: Key,
-    digest: Digest,
+    target: Target,
+    /// Of the name that it probably has.
     hasher: Hasher,
     /// The only piece so far, if it was the whole blob; shares memory with the message it came in.
     whole: Option<Bytes>,
@@ -52,9 +83,10 @@ pub(super) struct SmallUpload {
 }
 
 impl SmallUpload {
-    pub(super) fn new(engine: Engine, key: Key, digest: Digest) -> Self {
-        let hasher = Hasher::new(digest.function, digest.size_bytes);
-        Self { engine, key, digest, hasher, whole: None, gathered: Vec::new(), written_bytes: 0 }
+    pub(super) fn new(target: Target) -> Self {
+        let expected = target.expected();
+        let hasher = Hasher::new(expected.function, expected.size_bytes);
+        Self { target, hasher, whole: None, gathered: Vec::new(), written_bytes: 0 }
     }
 }
 
@@ -65,9 +97,10 @@ impl BlobUpload for SmallUpload {
     }
 
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
-        self.written_bytes = take(self.written_bytes, &self.digest, &data)?;
+        let expected = self.target.expected();
+        self.written_bytes = take(self.written_bytes, expected, &data)?;
         self.hasher.update(&data);
-        let size_bytes = usize::try_from(self.digest.size_bytes).unwrap_or(usize::MAX);
+        let size_bytes = usize::try_from(expected.size_bytes).unwrap_or(usize::MAX);
         if data.len() == size_bytes {
             self.whole = Some(data);
         } else if !data.is_empty() {
@@ -78,11 +111,15 @@ impl BlobUpload for SmallUpload {
     }
 
     async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
-        let Self { engine, key, digest, hasher, whole, gathered, written_bytes } = *self;
-        check_complete(written_bytes, &digest)?;
-        verify_hash(&digest, hasher.finish())?;
+        let Self { target, hasher, whole, gathered, written_bytes } = *self;
+        check_complete(written_bytes, target.expected())?;
         let data = whole.unwrap_or_else(|| gathered.into());
-        Ok(engine.put(key, data).await?.into())
+        let mut computed = vec![hasher.finish()];
+        if computed.first() != Some(target.expected()) {
+            computed.extend(target.digests.iter().skip(1).map(|digest| Hasher::digest(digest.function, &data)));
+        }
+        let digest = target.matching(&computed)?;
+        Ok(target.engine.put(content_key(&digest), data).await?.into())
     }
 }
 
@@ -103,14 +140,15 @@ pub(super) struct LargeUpload {
 }
 
 impl LargeUpload {
-    pub(super) fn start(upload: Upload, digest: Digest) -> Self {
+    /// `upload` is one under the name that it probably has.
+    pub(super) fn start(upload: Upload, target: Target) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_PIECES_MAX);
         Self {
-            digest,
+            digest: *target.expected(),
             written_bytes: 0,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)),
-            task: Some(tokio::spawn(store(upload, digest, messages))),
+            task: Some(tokio::spawn(store(upload, target, messages))),
         }
     }
 
@@ -157,24 +195,45 @@ impl BlobUpload for LargeUpload {
     }
 }
 
-async fn store(mut upload: Upload, digest: Digest, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
-    let mut hasher = Hasher::new(digest.function, digest.size_bytes);
+async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
+    let mut hashers: Vec<_> = target.digests.iter().map(|digest| Hasher::new(digest.function, digest.size_bytes)).collect();
     while let Some(message) = messages.recv().await {
         match message {
             Message::Piece(data, permit) => {
                 for stride in data.chunks(STRIDE_BYTES) {
-                    hasher.update(stride);
+                    hashers.iter_mut().for_each(|hasher| hasher.update(stride));
                     upload.write(stride).await?;
                 }
                 drop(permit);
             }
             Message::Finish => {
-                verify_hash(&digest, hasher.finish())?;
-                return Ok(upload.finish().await?.into());
+                let computed: Vec<_> = hashers.into_iter().map(Hasher::finish).collect();
+                let digest = target.matching(&computed)?;
+                return match digest == *target.expected() {
+                    true => Ok(upload.finish().await?.into()),
+                    false => store_again(&target.engine, upload, &digest).await,
+                };
             }
         }
     }
     Err(StoreError::Unavailable("upload was abandoned".into()))
+}
+
+/// Stores what was uploaded under the name that it turned out to have. It was not visible under the other, and goes.
+async fn store_again(engine: &Engine, mut upload: Upload, digest: &Digest) -> Result<WriteOutcome, StoreError> {
+    let mut again = match engine.begin_upload(content_key(digest), digest.size_bytes).await? {
+        Begin::AlreadyPresent => return Ok(WriteOutcome::AlreadyPresent),
+        Begin::Upload(again) => again,
+    };
+    let Some(object) = upload.read_back().await? else {
+        return Err(StoreError::Internal("large upload is gathered in memory".into()));
+    };
+    let unreadable = |error| StoreError::Unavailable(format!("upload cannot be read back: {error}"));
+    let mut reader = object.reader(0, None).map_err(unreadable)?;
+    while let Some(piece) = reader.next().await {
+        again.write(&piece.map_err(unreadable)?.into_bytes()).await?;
+    }
+    Ok(again.finish().await?.into())
 }
 
 /// An upload of no bytes whose digest is not that of the empty blob: it can only fail.

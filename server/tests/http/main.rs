@@ -1,0 +1,7 @@
+//! The HTTP cache protocol, spoken by a real client to the real process.
+
+mod action_cache;
+mod cas;
+mod entries;
+mod server;
+mod wire;

@@ -1,0 +1,150 @@
+//! What is said on the wire where no client would say it: bad paths and methods, heads without bodies, clients that go away.
+
+use blockstore_tests::{
+    blob::{Blob, digest_of},
+    daemon::Signal,
+};
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use crate::server::{Server, whole};
+
+/// Sends this and nothing more; what comes back until the server closes.
+fn exchange(address: SocketAddr, text: &str, end: bool) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    if end {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_bad_path_is_400_and_another_method_405() {
+    let server = Server::start();
+    let hex = digest_of(b"x").hash;
+    for path in ["/", "/nothing", "/cas/", "/cas/abc", "/ac/xyz", "//cas/{}", "/cas/{}/", "/cas/{}0", "/CAS/{}"] {
+        for method in ["GET", "HEAD", "PUT", "POST", "DELETE"] {
+            let answer = server.http.send(method, &path.replace("{}", &hex), &[], whole("x")).await;
+            assert_eq!(answer.status, 400, "{method} {path}");
+        }
+    }
+    let upper = format!("/cas/{}", hex.to_uppercase());
+    assert_eq!(server.http.get(&upper).await.status, 400);
+    for (path, allowed) in [
+        ("/cas/{}", "GET, HEAD, PUT"),
+        ("/i/ac/{}", "GET, HEAD, PUT"),
+        ("/kv/x", "GET, HEAD, PUT, DELETE, PROPFIND, MKCOL"),
+        ("/healthz", "GET, HEAD"),
+    ] {
+        for method in ["POST", "PATCH", "OPTIONS"] {
+            let answer = server.http.send(method, &path.replace("{}", &hex), &[], whole("x")).await;
+            assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, Some(allowed)), "{method} {path}");
+        }
+    }
+    assert_eq!(server.http.send("DELETE", &format!("/cas/{hex}"), &[], whole("")).await.status, 405);
+}
+
+#[tokio::test]
+async fn too_large_is_told_before_anything_is_sent() {
+    let server = Server::start();
+    let hex = digest_of(b"x").hash;
+    for (path, bytes) in [(format!("/cas/{hex}"), 1u64 << 40), (format!("/ac/{hex}"), 100 << 20), ("/kv/x".to_owned(), 100 << 20)] {
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {bytes}\r\n\r\n");
+        let answer = exchange(server.daemon.http, &head, false);
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_is_told_whether_to_send() {
+    let server = Server::start();
+    let blob = Blob::new(1, 3_000).bytes();
+    let path = format!("/cas/{}", digest_of(&blob).hash);
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 3000\r\nConnection: close\r\n\r\n");
+
+    let mut stream = TcpStream::connect(server.daemon.http).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(&blob).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // Now it is there, and nothing need be sent.
+    let answer = exchange(server.daemon.http, &head, false);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_stores_nothing() {
+    let server = Server::start();
+    for size in [3_000, 3_000_000] {
+        let blob = Blob::new(size, size);
+        let path = format!("/cas/{}", blob.digest().hash);
+        let mut stream = TcpStream::connect(server.daemon.http).unwrap();
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {size}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&blob.bytes()[1..]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        // The server may close without a word: there may be nobody left to read it.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert_eq!(server.http.get(&path).await.status, 404);
+        assert_eq!(server.http.put(&path, blob.bytes()).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending_and_keeps_its_connection() {
+    let server = Server::start();
+    let hex = digest_of(b"x").hash;
+    // Two requests in one go: the second is answered only if the first one's body was taken off the connection.
+    let body = "y".repeat(300_000);
+    let refused = format!("PUT /cas/abc HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let next = format!("HEAD /cas/{hex} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let answer = exchange(server.daemon.http, &format!("{refused}{next}"), false);
+    let statuses: Vec<_> = answer.lines().filter(|line| line.starts_with("HTTP/1.1 ")).map(|line| &line[9..12]).collect();
+    assert_eq!(statuses, ["400", "404"], "{answer}");
+}
+
+#[tokio::test]
+async fn a_drain_turns_requests_away_and_waits_for_those_that_run() {
+    let server = Server::start();
+    let present = Blob::new(1, 2_000).bytes();
+    let path = format!("/cas/{}", digest_of(&present).hash);
+    assert_eq!(server.http.put(&path, present).await, 200);
+    // Something that runs, so that the drain lasts.
+    let sent = Blob::new(3, 700_000);
+    let sent_path = format!("/cas/{}", sent.digest().hash);
+    let mut running = TcpStream::connect(server.daemon.http).unwrap();
+    running.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let head = format!("PUT {sent_path} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 700000\r\n\r\n");
+    running.write_all(head.as_bytes()).unwrap();
+    let mut told = [0; 25];
+    running.read_exact(&mut told).unwrap();
+
+    server.daemon.signal(Signal::TERM);
+    server.daemon.wait_for_line("draining");
+    let turned_away = server.http.get(&path).await;
+    assert_eq!(turned_away.status, 503);
+    assert!(turned_away.header("retry-after").is_some());
+    assert_eq!(server.http.get("/readyz").await.status, 503);
+    assert_eq!(server.http.get("/healthz").await.status, 200);
+    running.write_all(&sent.bytes()).unwrap();
+    let mut answer = [0; 13];
+    running.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 ");
+    let (status, log) = server.daemon.wait();
+    assert!(status.success(), "{log:#?}");
+}
