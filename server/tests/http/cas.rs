@@ -13,6 +13,16 @@ use crate::server::{Answer, Http, Server, chunked, spec, whole};
 
 const SIZES: [u64; 8] = [1, 100, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 5_000_000, 20_000_000];
 
+/// Those that a path can be of.
+const FUNCTIONS: [DigestFunction; 6] = [
+    DigestFunction::Sha256,
+    DigestFunction::Sha1,
+    DigestFunction::Md5,
+    DigestFunction::Sha384,
+    DigestFunction::Sha512,
+    DigestFunction::Blake3,
+];
+
 fn digest(function: DigestFunction, bytes: &[u8]) -> Digest {
     Hasher::digest(function, bytes)
 }
@@ -75,9 +85,7 @@ async fn the_function_is_told_by_the_length_and_of_64_digits_by_the_bytes() {
     let grpc = Client::connect(server.daemon.grpc).await;
     // In turn, so that the guess from the last one is wrong as often as it can be; large ones are on the device before it shows.
     for size in [700, 1 << 20, 3_000_000, 12_345_678] {
-        for (seed, function) in
-            (0..2).flat_map(|round| DigestFunction::ALL.map(|function| (round * 10 + u64::from(function.number()), function)))
-        {
+        for (seed, function) in (0..2).flat_map(|round| FUNCTIONS.map(|function| (round * 10 + u64::from(function.number()), function))) {
             let bytes = Blob::new(seed, size).bytes();
             let name = path(function, &bytes);
             assert_eq!(server.http.get(&name).await.status, 404);
@@ -102,7 +110,7 @@ async fn the_function_is_told_by_the_length_and_of_64_digits_by_the_bytes() {
 async fn wrong_bytes_are_refused_and_nothing_is_stored() {
     let server = Server::start();
     for size in [1, 5_000, 2_500_000] {
-        for function in DigestFunction::ALL {
+        for function in FUNCTIONS {
             let [good, bad] = [1, 2].map(|seed| Blob::new(seed, size).bytes());
             let name = path(function, &good);
             for body in [whole(bad.clone()), chunked(vec![bad.clone()]), whole(""), whole([&good[..], b"x"].concat())] {
@@ -119,7 +127,7 @@ async fn wrong_bytes_are_refused_and_nothing_is_stored() {
 #[tokio::test]
 async fn the_empty_blob_is_always_there() {
     let server = Server::start();
-    for function in DigestFunction::ALL {
+    for function in FUNCTIONS {
         let name = path(function, b"");
         assert_found(&server.http.get(&name).await, b"");
         let head = server.http.head(&name).await;
