@@ -87,14 +87,15 @@ fn check_path(field: &'static str, path: &str) -> Result<(), InvalidResult> {
     }
 }
 
+/// A well-formed result, for the tests of who reads and writes results.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fixtures {
     use super::*;
     use crate::store::Hasher;
 
-    const FUNCTION: DigestFunction = DigestFunction::Sha256;
+    pub(crate) const FUNCTION: DigestFunction = DigestFunction::Sha256;
 
-    fn digest(data: &[u8]) -> Option<reapi::Digest> {
+    pub(crate) fn digest(data: &[u8]) -> Option<reapi::Digest> {
         let digest = Hasher::digest(FUNCTION, data);
         Some(reapi::Digest { hash: digest.hash_hex(), size_bytes: data.len() as i64 })
     }
@@ -103,7 +104,7 @@ mod tests {
         reapi::OutputFile { path: path.into(), digest: digest(data), ..Default::default() }
     }
 
-    fn result() -> reapi::ActionResult {
+    pub(crate) fn result() -> reapi::ActionResult {
         reapi::ActionResult {
             output_files: vec![file("a/b", b"one"), file("c", b"two")],
             output_directories: vec![reapi::OutputDirectory { tree_digest: digest(b"tree"), ..Default::default() }],
@@ -112,6 +113,14 @@ mod tests {
             ..Default::default()
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        fixtures::{FUNCTION, result},
+        *,
+    };
 
     fn parsed(result: &reapi::ActionResult) -> Result<reapi::ActionResult, InvalidResult> {
         parse(result.encode_to_vec().into(), FUNCTION)

@@ -162,28 +162,7 @@ fn wanted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Hasher;
-
-    const FUNCTION: DigestFunction = DigestFunction::Sha256;
-
-    fn digest(data: &[u8]) -> Option<reapi::Digest> {
-        let digest = Hasher::digest(FUNCTION, data);
-        Some(reapi::Digest { hash: digest.hash_hex(), size_bytes: data.len() as i64 })
-    }
-
-    fn file(path: &str, data: &[u8]) -> reapi::OutputFile {
-        reapi::OutputFile { path: path.into(), digest: digest(data), ..Default::default() }
-    }
-
-    fn result() -> reapi::ActionResult {
-        reapi::ActionResult {
-            output_files: vec![file("a/b", b"one"), file("c", b"two")],
-            output_directories: vec![reapi::OutputDirectory { tree_digest: digest(b"tree"), ..Default::default() }],
-            output_symlinks: vec![reapi::OutputSymlink { path: "l".into(), target: "/absolute/is/allowed".into(), ..Default::default() }],
-            stdout_digest: digest(b"out"),
-            ..Default::default()
-        }
-    }
+    use crate::store::action_result::fixtures::{FUNCTION, digest, result};
 
     #[test]
     fn only_what_fits_is_put_inline() {
