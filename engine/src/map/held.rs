@@ -21,9 +21,10 @@ impl HeldSlots {
     }
     /// Everything up to `lsn` is durable: gives back what was held till then.
     pub(crate) fn durable(&self, lsn: Lsn, table: &Table) {
-        let mut retired = self.retired.lock();
-        for (_, units) in retired.extract_if(.., |(at, _)| *at <= lsn) {
-            units.iter().for_each(|unit| table.release_held(*unit));
+        // Collected first: a unit's lock is never taken under another.
+        let due: Vec<_> = self.retired.lock().extract_if(.., |(at, _)| *at <= lsn).collect();
+        for unit in due.into_iter().flat_map(|(_, units)| units) {
+            table.release_held(unit);
         }
     }
     /// Whether a flush would give some back.
