@@ -52,7 +52,7 @@ fn damage(file: &mut File, random: &mut Random, interesting: &[std::ops::Range<u
 
 #[test]
 fn nothing_crashes_or_hangs_on_random_damage() {
-    let images = setting("BLOCKSTORE_TOOL_IMAGES", 24);
+    let images = setting("BLOCKSTORE_TOOL_IMAGES", 12);
     let first = setting("BLOCKSTORE_TOOL_SEED", 1);
     let made = make(false);
     let original = made.bytes();
