@@ -106,3 +106,13 @@ fn a_crash_does_not_make_the_table_fuller_than_it_was() {
         ],
     );
 }
+
+/// A batch reserved what was left of the table, but for the slots that a dropped object's parts hold until their block goes. Everything
+/// else lay in blocks that were being filled; since the held slots were not counted, these were not sealed, and the batch was refused.
+#[test]
+fn a_table_that_held_slots_and_open_blocks_fill_has_room_again() {
+    play(
+        &Config { seed: 0, mib: 40, objects: Some(3000), ..CONFIG },
+        &[Put { id: 0 }, FillTiny { hundreds: 13 }, PutBatch { first: 6, n: 4 }, FillTiny { hundreds: 11 }, FillTiny { hundreds: 11 }],
+    );
+}
