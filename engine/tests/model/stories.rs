@@ -116,3 +116,22 @@ fn a_table_that_held_slots_and_open_blocks_fill_has_room_again() {
         &[Put { id: 0 }, FillTiny { hundreds: 13 }, PutBatch { first: 6, n: 4 }, FillTiny { hundreds: 11 }, FillTiny { hundreds: 11 }],
     );
 }
+
+/// Blocks were short, the table was not; but because three quarters of its slots were young, young blobs were dropped that three quarters
+/// of the capacity had room for.
+#[test]
+fn many_young_slots_do_not_cost_retention_while_only_blocks_are_short() {
+    play(
+        &Config { seed: 11017238497509, mib: 48, ..CONFIG },
+        &[
+            Fill { mib: 12, kib: 69 },
+            Fill { mib: 3, kib: 7 },
+            Wait { ms: 24 },
+            Reopen { stop: Stop::Close, midway: None, twice: true },
+            Aborts { n: 11, kib: 610 },
+            FillTiny { hundreds: 13 },
+            FillTiny { hundreds: 19 },
+            FillTiny { hundreds: 19 },
+        ],
+    );
+}
