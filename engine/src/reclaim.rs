@@ -113,6 +113,7 @@ impl Reclaim {
         let core = self.core.clone();
         let closed = || PutError::Unavailable("store is closed".into());
         core.control.send(Control::SealTail).await.map_err(|_| closed())?;
+        core.seal_paged_tail().await?;
         let carried = self.tail.take().map(|(block, fill)| Taken { fill_bytes: fill as u32, ..block });
         let seals = core.space.take_partly_filled().into_iter().chain(carried);
         let seals: Vec<_> = seals.map(|Taken { vbn, physical, fill_bytes }| Change::BlockSeal { physical, vbn, fill_bytes }).collect();

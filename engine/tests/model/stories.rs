@@ -135,3 +135,12 @@ fn many_young_slots_do_not_cost_retention_while_only_blocks_are_short() {
         ],
     );
 }
+
+/// The same where a large blob had taken the block that an earlier run left open: it was the uploads', whose block was not sealed.
+#[test]
+fn a_table_that_an_uploads_block_fills_has_room_again() {
+    play(
+        &Config { seed: 0, mib: 40, objects: Some(3000), ..CONFIG },
+        &[FillTiny { hundreds: 34 }, Reopen { stop: Stop::Kill, midway: None, twice: false }, Stream { id: 98 }, FillTiny { hundreds: 4 }],
+    );
+}
