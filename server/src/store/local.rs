@@ -17,14 +17,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Hasher, Instance, OpenBlob, ResultRule,
-    StoreError, WriteOutcome,
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Hasher, Instance,
+    OpenBlob, ResultRule, StoreError, WriteOutcome,
 };
 
 mod keys;
+mod lists;
 mod upload;
 
 use keys::{action_key, content_key, entry_key};
+use lists::Lists;
 use upload::{LargeUpload, RefusedUpload, SmallUpload, Target};
 
 /// Uploads up to this size are gathered in memory and put whole; larger ones are streamed to the engine.
@@ -49,6 +51,7 @@ pub struct LocalStore {
     engine: Engine,
     capabilities: Capabilities,
     last_match: LastMatch,
+    lists: Lists,
 }
 
 /// The function of the last blob whose name left that open. The next one probably has the same.
@@ -75,8 +78,9 @@ impl LocalStore {
             blob_bytes_max: engine.object_bytes_max(),
             action_result_bytes_max: engine.named_bytes_max().saturating_sub(ACTION_PREFIX_BYTES as u64),
             entry_bytes_max: engine.named_bytes_max(),
+            chunked_blobs: false,
         };
-        Self { engine, capabilities, last_match: LastMatch::default() }
+        Self { lists: Lists::new(engine.clone()), engine, capabilities, last_match: LastMatch::default() }
     }
 
     fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
@@ -346,6 +350,19 @@ impl BlobStore for LocalStore {
 
     async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
         Ok(self.engine.delete(&entry_key(instance, name)).await?)
+    }
+
+    async fn has_chunk_lists(&self, _instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.lists.have(digests).await)
+    }
+
+    async fn chunk_list(&self, _instance: &Instance, digest: &Digest, _chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
+        self.lists.get(digest).await
+    }
+
+    async fn put_chunk_list(&self, _instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+        self.check_function(digest)?;
+        self.lists.put(digest, list).await
     }
 }
 
