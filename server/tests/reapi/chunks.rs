@@ -524,7 +524,7 @@ async fn asking_for_a_spliced_blob_retains_its_chunks() {
     let blob = digest(&parts.concat());
     let chunks = server.put(&[&parts[0], &parts[1]]).await;
     register(&server, vec![register_request(&blob, &chunks)]).await.unwrap();
-    let unasked = server.put(&[b"nobody asks for this"]).await.remove(0);
+    let unasked = server.put(&[&data(3, 100_000)]).await.remove(0);
     // Several times what the store holds; every 24 MB somebody asks, each time in another way.
     for seed in 0..160 {
         upload(&server, &data(1000 + seed, 4_000_000), 4_000_000).await.unwrap();

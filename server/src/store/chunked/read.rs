@@ -1,14 +1,22 @@
 //! Reading a list of chunks as one blob.
+//!
+//! Always true here: however small the chunks are, no piece but the last is smaller than [`PIECE_BYTES_MIN`], save for one before an error or
+//! before a larger one: each costs a message on its way to the client, and clients take a flood of small ones for an attack.
 
 use std::{future, sync::Arc};
 
-use bytes::Bytes;
-use futures::{StreamExt, stream};
+use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 
 use super::super::{BlobRead, BlobStore, ByteRange, ChunkList, Digest, Instance, StoreError};
 
 /// Chunks that are asked for before their turn, and the one that is being given out.
 const AHEAD_CHUNKS_MAX: usize = 4;
+/// Smaller pieces are copied together.
+const PIECE_BYTES_MIN: usize = 64 << 10;
 
 /// What of a chunk is in a range of the blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +76,33 @@ pub(super) fn chunks(store: &Arc<dyn BlobStore>, instance: &Instance, list: Chun
         *failed = piece.is_err();
         future::ready((!ended).then_some(piece))
     });
-    Ok(BlobRead::Pieces(to_first_error.boxed()))
+    Ok(BlobRead::Pieces(gathered(to_first_error.boxed())))
+}
+
+type Pieces = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// The same bytes, small pieces copied together.
+fn gathered(pieces: Pieces) -> Pieces {
+    let next = async |(mut pieces, mut held): (Pieces, Option<Result<Bytes, StoreError>>)| {
+        let mut small = BytesMut::new();
+        loop {
+            let next = match held.take() {
+                Some(held) => Some(held),
+                None => pieces.next().await,
+            };
+            match next {
+                Some(Ok(piece)) if piece.len() < PIECE_BYTES_MIN => {
+                    small.extend_from_slice(&piece);
+                    if small.len() >= PIECE_BYTES_MIN {
+                        return Some((Ok(small.freeze()), (pieces, None)));
+                    }
+                }
+                next if !small.is_empty() => return Some((Ok(small.freeze()), (pieces, next))),
+                next => return next.map(|next| (next, (pieces, None))),
+            }
+        }
+    };
+    stream::unfold((pieces, None), next).boxed()
 }
 
 /// An error in a chunk as one in the blob.
@@ -82,6 +116,29 @@ fn moved(error: StoreError, at_bytes: u64) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn small_pieces_come_together() {
+        let piece = |byte: u8, len: usize| Ok(Bytes::from(vec![byte; len]));
+        let large = PIECE_BYTES_MIN;
+        let lost = || Err(StoreError::Lost { offset_bytes: 7 });
+        for (pieces, expected) in [
+            (vec![], vec![]),
+            (vec![piece(1, 1)], vec![1]),
+            (vec![piece(1, large), piece(2, large)], vec![large, large]),
+            (vec![piece(1, 5), piece(2, 6), piece(3, large), piece(4, 1), piece(5, 2)], vec![11, large, 3]),
+            (vec![piece(1, 5), piece(2, large - 1), piece(3, 1), lost()], vec![large + 4, 1, 0]),
+            (vec![lost()], vec![0]),
+        ] {
+            let bytes = |pieces: &[Result<Bytes, StoreError>]| pieces.iter().flatten().flatten().copied().collect::<Vec<_>>();
+            let given = bytes(&pieces);
+            let found: Vec<_> = gathered(stream::iter(pieces).boxed()).collect().await;
+            assert_eq!(found.iter().map(|piece| piece.as_ref().map_or(0, Bytes::len)).collect::<Vec<_>>(), expected);
+            assert!(bytes(&found) == given);
+        }
+        let many: Vec<_> = (0..60_000).map(|n| piece((n % 251) as u8, 10)).collect();
+        assert_eq!(gathered(stream::iter(many).boxed()).count().await, 600_000usize.div_ceil(large + 4));
+    }
     use crate::store::{ChunkListBuilder, DigestFunction, Hasher};
 
     #[test]

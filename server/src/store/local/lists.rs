@@ -109,3 +109,42 @@ impl Lists {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use blockstore_engine::{
+        FormatOptions, OpenOptions,
+        device::{DeviceOptions, create_file},
+    };
+
+    use super::*;
+    use crate::store::{ChunkListBuilder, DigestFunction};
+
+    #[tokio::test]
+    async fn long_lists_count_as_long_as_anybody_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = create_file(&dir.path().join("store"), 64 << 20, DeviceOptions::default()).unwrap();
+        Engine::format(device.clone(), &FormatOptions::default()).await.unwrap();
+        let (engine, _) = Engine::open(device, OpenOptions::default()).await.unwrap();
+        let lists = Lists::new(engine);
+        let function = DigestFunction::Sha1;
+        for (blob, chunks) in [(b"short", 100), (b"long!", 10_000)] {
+            let blob = Hasher::digest(function, blob);
+            let mut list = ChunkListBuilder::new(function, 1);
+            (0..chunks).for_each(|n| list.push(&blob.with_size(n)).unwrap());
+            let list = list.finish().unwrap();
+            lists.put(&blob, list.clone()).await.unwrap();
+            let found = lists.get(&blob).await.unwrap().unwrap();
+            assert_eq!(found, list);
+            let counted = if chunks == 100 { 0 } else { list.memory_bytes() };
+            let used = || MEMORY_BYTES_MAX as usize - lists.memory.available_permits();
+            assert_eq!(used(), counted);
+            let other = found.clone();
+            drop(found);
+            assert_eq!(used(), counted);
+            drop(other);
+            assert_eq!(used(), 0);
+        }
+        assert!(CHUNKS_MAX * entry_bytes(DigestFunction::Sha512) <= MEMORY_BYTES_MAX as usize);
+    }
+}
