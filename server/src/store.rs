@@ -298,16 +298,16 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     /// What keeps the store from knowing.
     async fn has_chunk_lists(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
 
-    /// The chunks of a blob, all of which are there and count as used; `None` if the blob is missing. One that is only there whole is cut, by
-    /// this algorithm, and its chunks are stored. The bare store gives what was put under function and hash, whatever the digest's size and
-    /// whether the chunks are there.
+    /// The chunks of a blob, all of which are there and count as used; `None` if the blob is missing. One that is only there whole is cut,
+    /// by this algorithm, and its chunks are stored. The bare store gives what was put under function and hash, whatever the digest's size
+    /// and whether the chunks are there.
     ///
     /// # Errors
     /// What keeps the store from knowing, or from storing the chunks.
     async fn chunk_list(&self, instance: &Instance, digest: &Digest, chunking: Chunking) -> Result<Option<ChunkList>, StoreError>;
 
-    /// Makes a blob of chunks that are there: nothing but the list is stored. A blob that is there keeps what it has. The bare store keeps the
-    /// list as it is, in the place of an older one.
+    /// Makes a blob of chunks that are there: nothing but the list is stored. A blob that is there keeps what it has. The bare store keeps
+    /// the list as it is, in the place of an older one.
     ///
     /// # Errors
     /// [`StoreError::ChunkMissing`], [`StoreError::SizeMismatch`] and [`StoreError::HashMismatch`] if the chunks are not the blob, and what

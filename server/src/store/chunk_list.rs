@@ -1,12 +1,12 @@
 //! Lists of chunks: which blobs, one behind the other, are another blob; and how a store keeps such a list.
 //!
-//! Always true here: a list has at most [`CHUNKS_MAX`] chunks, all of one digest function, and takes as much memory as its entries; what is decoded
-//! is a whole list whose sizes add up to the blob's, or nothing.
+//! Always true here: a list has at most [`CHUNKS_MAX`] chunks, all of one digest function, and takes as much memory as its entries; what is
+//! decoded is a whole list whose sizes add up to the blob's, or nothing.
 //!
-//! What a store keeps (little-endian): format (u8, 1), form (u8), the chunking function as a client named it (i32), the blob's size (u64), and
-//! then, in form 0, the entries: hash and size (u64) of each chunk. In form 1, for lists of more than [`INLINE_BYTES_MAX`], one entry: that of a
-//! blob whose bytes are the entries. It lies among the other blobs, under its own hash, so that it needs no size of its own, cannot be half
-//! replaced, and is there once for all blobs that have this list.
+//! What a store keeps (little-endian): format (u8, 1), form (u8), the chunking function as a client named it (i32), the blob's size (u64),
+//! and then, in form 0, the entries: hash and size (u64) of each chunk. In form 1, for lists of more than [`INLINE_BYTES_MAX`], one entry:
+//! that of a blob whose bytes are the entries. It lies among the other blobs, under its own hash, so that it needs no size of its own,
+//! cannot be half replaced, and is there once for all blobs that have this list.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

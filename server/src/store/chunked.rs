@@ -1,13 +1,13 @@
 //! Blobs that are made of other blobs: a decorator that serves what is stored as a list of chunks as if it were stored whole.
 //!
-//! Always true here: a list is stored only after the bytes of its chunks, one behind the other, were hashed and found to be the blob; a blob that
-//! is a list is present only if every chunk is, which is looked up each time it is asked for, and then list and chunks count as used. A chunk
-//! is a blob that is stored whole, so that no list leads to another. Memory: of a blob that is read a few chunks ahead, each in pieces of
-//! about 1 MiB; of one that is cut a window of the algorithm and a batch of chunks.
+//! Always true here: a list is stored only after the bytes of its chunks, one behind the other, were hashed and found to be the blob; a
+//! blob that is a list is present only if every chunk is, which is looked up each time it is asked for, and then list and chunks count as
+//! used. A chunk is a blob that is stored whole, so that no list leads to another. Memory: of a blob that is read a few chunks ahead, each
+//! in pieces of about 1 MiB; of one that is cut a window of the algorithm and a batch of chunks.
 //!
-//! What comes whole stays whole until somebody asks for its chunks. Then they are stored beside it, and whichever is not wanted any more goes with the
-//! time; what comes in chunks is never stored again as a whole. A blob that is there whole costs nothing more here: only what was not
-//! found is looked up as a list.
+//! What comes whole stays whole until somebody asks for its chunks. Then they are stored beside it, and whichever is not wanted any more
+//! goes with the time; what comes in chunks is never stored again as a whole. A blob that is there whole costs nothing more here: only what
+//! was not found is looked up as a list.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -58,8 +58,8 @@ impl Chunking {
 
 /// Where the next cut is.
 trait FindCut {
-    /// The length of the first chunk of `data`, at most `data.len()`; `None` if that takes more data. `ended`: there will be none. Where a chunk
-    /// was found, the next call gets what follows it; otherwise the same data and more.
+    /// The length of the first chunk of `data`, at most `data.len()`; `None` if that takes more data. `ended`: there will be none. Where a
+    /// chunk was found, the next call gets what follows it; otherwise the same data and more.
     fn first(&mut self, data: &[u8], ended: bool) -> Option<usize>;
 }
 

@@ -1,12 +1,13 @@
-//! Blobs in chunks, both generations: unary `SplitBlob` and `SpliceBlob` (API 2.12), and `GetChunkMapping` and `RegisterChunkMapping`, whose
-//! lists are spread over messages (API 2.13).
+//! Blobs in chunks, both generations: unary `SplitBlob` and `SpliceBlob` (API 2.12), and `GetChunkMapping` and `RegisterChunkMapping`,
+//! whose lists are spread over messages (API 2.13).
 //!
-//! Always true here: a list is registered only once the client has closed its side; no answer is larger than a client can decode; a long list in
-//! memory counts against a budget, and then its stream must not stand still.
+//! Always true here: a list is registered only once the client has closed its side; no answer is larger than a client can decode; a long
+//! list in memory counts against a budget, and then its stream must not stand still.
 
 use std::sync::Arc;
 
 use blockstore_proto::reapi;
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use prost::Message;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
@@ -27,6 +28,22 @@ use crate::store::{
 const MESSAGE_DIGESTS_MAX: usize = 8 << 10;
 /// What a digest takes in a message at least, beside its hash: keys and lengths.
 const DIGEST_BYTES_MIN: usize = 4;
+
+/// `SpliceBlobRequest` and `RegisterChunkMappingRequest`, whose fields have the same numbers, with the chunks left encoded: decoded all at
+/// once they would take several times the memory that the message did.
+#[derive(Clone, PartialEq, Message)]
+struct Splice {
+    #[prost(string, tag = "1")]
+    instance_name: String,
+    #[prost(message, optional, tag = "2")]
+    blob_digest: Option<reapi::Digest>,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    chunk_digests: Vec<Bytes>,
+    #[prost(int32, tag = "4")]
+    digest_function: i32,
+    #[prost(int32, tag = "5")]
+    chunking_function: i32,
+}
 
 fn offered(shared: &Shared) -> Result<&[DigestFunction], Status> {
     let capabilities = shared.store.capabilities();
@@ -110,9 +127,9 @@ impl<'a> Gather<'a> {
     }
 
     /// Takes more chunks. Memory for the longest list is asked for at once, so that two that arrive never wait for each other.
-    async fn add(&mut self, chunks: &[reapi::Digest]) -> Result<(), Status> {
+    async fn add(&mut self, chunks: Vec<Bytes>) -> Result<(), Status> {
         for chunk in chunks {
-            let chunk = request::digest("chunk_digests", Some(chunk), self.blob.function)?;
+            let chunk = request::digest("chunk_digests", Some(&decode(chunk)?), self.blob.function)?;
             self.list.push(&chunk).map_err(|error| store_status(&error))?;
             if self.permit.is_none() && self.list.memory_bytes() > INLINE_BYTES_MAX {
                 self.permit = self.shared.chunk_lists.take(CHUNKS_MAX * self.list.entry_bytes()).await?;
@@ -145,26 +162,24 @@ fn splice_status(error: &StoreError) -> Status {
 
 pub(super) async fn splice(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
-    let request: reapi::SpliceBlobRequest = decode(received.message)?;
+    let request: Splice = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     let blob = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered(&shared)?)?;
     let mut gather = Gather::new(&shared, blob, request.chunking_function, received.permit);
-    gather.add(&request.chunk_digests).await?;
-    drop(request);
+    gather.add(request.chunk_digests).await?;
     // A blob that is there is what the client wants; it and its chunks count as used.
     gather.register(&instance).await?;
     Ok(Answer::one(Outgoing::message(&reapi::SpliceBlobResponse { blob_digest: Some(wire(&blob)) })))
 }
 
 pub(super) async fn register_mapping(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
-    let first: reapi::RegisterChunkMappingRequest = decode(call.messages.only().await?.message)?;
+    let first: Splice = decode(call.messages.only().await?.message)?;
     let instance = request::instance(&first.instance_name)?;
     let offered = offered(&shared)?;
     check_set(first.digest_function)?;
     let blob = request::sole_digest("blob_digest", first.blob_digest.as_ref(), first.digest_function, offered)?;
     let mut gather = Gather::new(&shared, blob, first.chunking_function, None);
-    gather.add(&first.chunk_digests).await?;
-    drop(first);
+    gather.add(first.chunk_digests).await?;
     // Told at once, so that the client need not send the rest.
     let missing = shared.store.find_missing(&instance, std::slice::from_ref(&blob)).await.map_err(|error| store_status(&error))?;
     if !missing.contains(&true) {
@@ -181,10 +196,10 @@ pub(super) async fn register_mapping(shared: Arc<Shared>, mut call: Call) -> Res
             break;
         };
         // Of all but the first message only the chunks count.
-        let more: reapi::RegisterChunkMappingRequest = decode(received.message)?;
+        let more: Splice = decode(received.message)?;
         // Others may need its share before they are done with theirs of the lists.
         drop(received.permit);
-        gather.add(&more.chunk_digests).await?;
+        gather.add(more.chunk_digests).await?;
     }
     match gather.register(&instance).await? {
         WriteOutcome::Stored => Ok(Answer::one(Outgoing::message(&reapi::RegisterChunkMappingResponse { blob_digest: Some(wire(&blob)) }))),
@@ -199,6 +214,36 @@ fn already_exists(blob: &Digest) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_requests_are_read_as_one() {
+        let chunk = reapi::Digest { hash: "hash".into(), size_bytes: -3 };
+        let blob = reapi::Digest { hash: "blob".into(), size_bytes: 7 };
+        let unary = reapi::SpliceBlobRequest {
+            instance_name: "main".into(),
+            blob_digest: Some(blob.clone()),
+            chunk_digests: vec![chunk.clone(); 2],
+            digest_function: 9,
+            chunking_function: -2,
+        };
+        let streamed = reapi::RegisterChunkMappingRequest {
+            instance_name: "main".into(),
+            blob_digest: Some(blob.clone()),
+            chunk_digests: vec![chunk.clone(); 2],
+            digest_function: 9,
+            chunking_function: -2,
+        };
+        let expected = Splice {
+            instance_name: "main".into(),
+            blob_digest: Some(blob),
+            chunk_digests: vec![chunk.encode_to_vec().into(); 2],
+            digest_function: 9,
+            chunking_function: -2,
+        };
+        for encoded in [unary.encode_to_vec(), streamed.encode_to_vec()] {
+            assert_eq!(decode::<Splice>(encoded.into()).unwrap(), expected);
+        }
+    }
 
     #[test]
     fn the_largest_message_is_one_that_clients_decode() {

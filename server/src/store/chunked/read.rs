@@ -1,7 +1,7 @@
 //! Reading a list of chunks as one blob.
 //!
-//! Always true here: however small the chunks are, no piece but the last is smaller than [`PIECE_BYTES_MIN`], save for one before an error or
-//! before a larger one: each costs a message on its way to the client, and clients take a flood of small ones for an attack.
+//! Always true here: however small the chunks are, no piece but the last is smaller than [`PIECE_BYTES_MIN`], save for one before an error
+//! or before a larger one: each costs a message on its way to the client, and clients take a flood of small ones for an attack.
 
 use std::{future, sync::Arc};
 

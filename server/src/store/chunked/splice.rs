@@ -41,7 +41,8 @@ impl ChunkedBlobs {
     async fn gather(&self, instance: &Instance, list: &ChunkList) -> Result<(), StoreError> {
         let mut copied = HashSet::new();
         while let Some(chunk) = self.absent_chunk(instance, list).await? {
-            // It may be there as a list itself. Clients take it for a blob as any other, so it becomes one. That costs what its upload would have.
+            // It may be there as a list itself. Clients take it for a blob as any other, so it becomes one. That costs what its upload
+            // would have.
             let missing = || StoreError::ChunkMissing { chunk: Box::new(chunk) };
             // Where there is no room for all of them one makes another go.
             if !copied.insert(chunk) {

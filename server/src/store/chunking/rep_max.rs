@@ -2,12 +2,12 @@
 //!
 //! The rule, as module `github.com/buildbarn/go-cdc` defines it. A place's value is the Gear hash of the 64 bytes before it. Of the places
 //! that leave at least `min` bytes on both sides and lie at most `min + horizon` behind the last cut, the one with the largest value is
-//! wanted (the first of equals). If it is less than `2 * min` away, it is the cut. If not, the same question is asked of the places at least `min` before
-//! it, until the answer is near enough. What has less than `2 * min` bytes is one chunk.
+//! wanted (the first of equals). If it is less than `2 * min` away, it is the cut. If not, the same question is asked of the places at
+//! least `min` before it, until the answer is near enough. What has less than `2 * min` bytes is one chunk.
 //!
 //! Answering that for each cut alone would hash every byte nine times. Two things make once enough:
-//! - Only *records* matter: places whose value is above that of every earlier candidate. The largest of any first part of the candidates is the
-//!   last record in it.
+//! - Only *records* matter: places whose value is above that of every earlier candidate. The largest of any first part of the candidates is
+//!   the last record in it.
 //! - A record that stays one for `min - 1` more places is a cut whatever follows, since a later record is at least `min` behind it, so that
 //!   the search that goes back from there meets it. Then all cuts up to it are known.
 //!

@@ -1,7 +1,7 @@
 //! Lists of chunks in the engine: one value under the blob's hash, the entries of long ones in a blob of their own.
 //!
-//! Always true here: long lists that are in memory, whoever holds them, have at most [`MEMORY_BYTES_MAX`] bytes together; a list whose entries
-//! are gone or damaged is none.
+//! Always true here: long lists that are in memory, whoever holds them, have at most [`MEMORY_BYTES_MAX`] bytes together; a list whose
+//! entries are gone or damaged is none.
 
 use std::{sync::Arc, time::Duration};
 
