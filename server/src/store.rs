@@ -4,7 +4,7 @@
 //! digest it was named with. Everything streams; no call needs memory for a whole large blob. Any future may be dropped at
 //! any await: nothing becomes visible half, and no other call is hurt.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,42 +16,15 @@ pub mod chunked;
 pub mod chunking;
 pub mod completeness;
 pub mod compression;
-mod digest;
 pub mod directories;
 mod error;
-mod hasher;
+mod hashing;
 pub mod local;
 
+pub use blockstore_names::{ActionKey, Digest, DigestError, DigestFunction, HASH_BYTES_MAX, Hasher, Instance};
 pub use chunk_list::{ChunkList, ChunkListBuilder};
 pub use chunking::Chunking;
-pub use digest::{Digest, DigestError, DigestFunction, HASH_BYTES_MAX};
 pub use error::StoreError;
-pub use hasher::Hasher;
-
-/// An instance name: the part of a store that a client speaks to. Empty for clients that name none.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Instance(Arc<str>);
-
-impl Instance {
-    /// Longest name in bytes.
-    pub const BYTES_MAX: usize = 1024;
-
-    /// The instance of that name.
-    pub fn new(name: &str) -> Self {
-        Self(name.into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
 
 /// What a store can do. Does not change while it is open.
 #[derive(Clone, Debug)]
@@ -66,15 +39,6 @@ pub struct Capabilities {
     pub entry_bytes_max: u64,
     /// Whether blobs may come and go as lists of chunks. The bare store keeps such lists, but neither makes nor checks them.
     pub chunked_blobs: bool,
-}
-
-/// Name of an action result: the digest of an action. The size is optional because HTTP does not know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ActionKey {
-    /// Function and hash of the action; its size counts only if `size_known`.
-    pub digest: Digest,
-    /// Whether the caller knows the action's size. Where both sides know it and differ, it is a miss.
-    pub size_known: bool,
 }
 
 /// What a reader takes for an action result, where other things may lie under an action's name: HTTP clients keep bytes of their own

@@ -3,7 +3,7 @@
 use blockstore_engine::{PutError, ReadError};
 use thiserror::Error;
 
-use super::digest::{Digest, DigestFunction};
+use super::{Digest, DigestFunction};
 
 /// A store could not do what it was asked.
 #[derive(Clone, Debug, Error)]

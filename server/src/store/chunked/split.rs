@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::{
-    super::{ByteRange, ChunkList, ChunkListBuilder, Chunking, Digest, Hasher, Instance, StoreError, chunking::Cutter},
+    super::{ByteRange, ChunkList, ChunkListBuilder, Chunking, Digest, Instance, StoreError, chunking::Cutter, hashing::digest_in_turns},
     ChunkedBlobs,
 };
 
@@ -96,7 +96,7 @@ impl ChunkedBlobs {
                 }
             }
             while let Some(chunk) = cutter.next() {
-                let name = Hasher::digest_in_turns(digest.function, &chunk).await;
+                let name = digest_in_turns(digest.function, &chunk).await;
                 list.push(&name)?;
                 batch.add(name, chunk).await?;
             }

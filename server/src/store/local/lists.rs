@@ -12,13 +12,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    collect,
-    keys::{chunk_list_key, content_key},
-};
+use blockstore_names::keys::{chunk_list_key, content_key};
+
+use super::collect;
 use crate::store::{
-    ChunkList, Digest, Hasher, StoreError, WriteOutcome,
+    ChunkList, Digest, StoreError, WriteOutcome,
     chunk_list::{CHUNKS_MAX, INLINE_BYTES_MAX, Kept, entry_bytes},
+    hashing::digest_in_turns,
 };
 
 /// Bytes of long lists that are in memory at the same time. The longest of any function fits.
@@ -72,7 +72,7 @@ impl Lists {
         let value = match list.long_entries(usize::try_from(self.engine.named_bytes_max()).unwrap_or(usize::MAX)) {
             None => list.encode(None),
             Some(entries) => {
-                let blob = Hasher::digest_in_turns(digest.function, entries).await;
+                let blob = digest_in_turns(digest.function, entries).await;
                 self.engine.put(content_key(&blob), entries.clone()).await?;
                 list.encode(Some(&blob))
             }
@@ -118,7 +118,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::store::{ChunkListBuilder, DigestFunction};
+    use crate::store::{ChunkListBuilder, DigestFunction, Hasher};
 
     #[tokio::test]
     async fn long_lists_count_as_long_as_anybody_has_them() {

@@ -8,9 +8,6 @@ mod tree;
 
 use tree::Sha256Tree;
 
-/// What is hashed before other tasks get a turn.
-const TURN_BYTES: usize = 512 << 10;
-
 /// The state of one digest computation.
 pub struct Hasher {
     state: State,
@@ -75,18 +72,6 @@ impl Hasher {
             State::Blake3(h) => digest(DigestFunction::Blake3, h.finalize().as_bytes()),
             State::GitSha1(h) => digest(DigestFunction::GitSha1, &h.finalize()),
         }
-    }
-
-    /// The digest of many bytes that are all there; other tasks get their turn in between.
-    pub async fn digest_in_turns(function: DigestFunction, data: &[u8]) -> Digest {
-        let mut hasher = Self::new(function, data.len() as u64);
-        for stride in data.chunks(TURN_BYTES) {
-            hasher.update(stride);
-            if stride.len() == TURN_BYTES {
-                tokio::task::yield_now().await;
-            }
-        }
-        hasher.finish()
     }
 
     /// The digest of bytes that are all there.

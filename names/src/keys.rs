@@ -5,16 +5,17 @@
 use blockstore_engine::{Key, KeySpace};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{ActionKey, Digest, Instance};
+use crate::{ActionKey, Digest, Instance};
 
-/// `Key::function` of the kinds of named keys. A kind whose values get another format gets another number.
-const NAMED_ACTION_RESULT: u8 = 1;
-const NAMED_ENTRY: u8 = 2;
-/// Of lists of chunks: this and the number of the blob's digest function, which is below 16.
-const NAMED_CHUNK_LIST: u8 = 16;
+/// `Key::function` of the named keys of action results. A kind whose values get another format gets another number.
+pub const NAMED_ACTION_RESULT: u8 = 1;
+/// `Key::function` of the named keys of what clients keep under names of their own.
+pub const NAMED_ENTRY: u8 = 2;
+/// `Key::function` of the named keys of lists of chunks: this and the number of the blob's digest function, which is below 16.
+pub const NAMED_CHUNK_LIST: u8 = 16;
 
 /// The key of a blob: the hash itself where it fits, else a hash of it.
-pub(super) fn content_key(digest: &Digest) -> Key {
+pub fn content_key(digest: &Digest) -> Key {
     let mut hash = [0; 32];
     match hash.get_mut(..digest.hash().len()) {
         Some(place) => place.copy_from_slice(digest.hash()),
@@ -24,18 +25,18 @@ pub(super) fn content_key(digest: &Digest) -> Key {
 }
 
 /// The key of an action result.
-pub(super) fn action_key(instance: &Instance, action: &ActionKey) -> Key {
+pub fn action_key(instance: &Instance, action: &ActionKey) -> Key {
     let function = [action.digest.function.number()];
     named(NAMED_ACTION_RESULT, [instance.as_str().as_bytes(), &function, action.digest.hash()])
 }
 
 /// The key of what a client keeps under a name of its own.
-pub(super) fn entry_key(instance: &Instance, name: &[u8]) -> Key {
+pub fn entry_key(instance: &Instance, name: &[u8]) -> Key {
     named(NAMED_ENTRY, [instance.as_str().as_bytes(), name])
 }
 
 /// The key of a blob's list of chunks. Made of the blob's own key, so that asking for many costs no hashing.
-pub(super) fn chunk_list_key(digest: &Digest) -> Key {
+pub fn chunk_list_key(digest: &Digest) -> Key {
     let content = content_key(digest);
     Key { space: KeySpace::Named, function: NAMED_CHUNK_LIST + content.function, hash: content.hash }
 }
@@ -53,7 +54,7 @@ fn named<const N: usize>(function: u8, parts: [&[u8]; N]) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::DigestFunction;
+    use crate::DigestFunction;
 
     fn action(size_bytes: u64, size_known: bool) -> ActionKey {
         let digest = Digest::new(DigestFunction::Sha256, &[7; 32], size_bytes).unwrap();
