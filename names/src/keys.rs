@@ -1,4 +1,4 @@
-//! What blobs, action results and entries are called in the engine.
+//! What blobs, action results, entries and lists of chunks are called in the engine.
 //!
 //! Always true here: two things of different kinds, instances or names never have one key, unless SHA-256 has a collision.
 
@@ -11,6 +11,8 @@ use crate::{ActionKey, Digest, Instance};
 pub const NAMED_ACTION_RESULT: u8 = 1;
 /// `Key::function` of the named keys of what clients keep under names of their own.
 pub const NAMED_ENTRY: u8 = 2;
+/// `Key::function` of the named keys of lists of chunks: this and the number of the blob's digest function, which is below 16.
+pub const NAMED_CHUNK_LIST: u8 = 16;
 
 /// The key of a blob: the hash itself where it fits, else a hash of it.
 pub fn content_key(digest: &Digest) -> Key {
@@ -31,6 +33,12 @@ pub fn action_key(instance: &Instance, action: &ActionKey) -> Key {
 /// The key of what a client keeps under a name of its own.
 pub fn entry_key(instance: &Instance, name: &[u8]) -> Key {
     named(NAMED_ENTRY, [instance.as_str().as_bytes(), name])
+}
+
+/// The key of a blob's list of chunks. Made of the blob's own key, so that asking for many costs no hashing.
+pub fn chunk_list_key(digest: &Digest) -> Key {
+    let content = content_key(digest);
+    Key { space: KeySpace::Named, function: NAMED_CHUNK_LIST + content.function, hash: content.hash }
 }
 
 /// Every part has its length in front, so that no two names run into each other.
@@ -80,5 +88,18 @@ mod tests {
         assert_ne!(key("a", b"bc"), key("ab", b"c"));
         assert_ne!(key("", b"a"), key("", b"b"));
         assert_ne!(key("", b"a").function, action_key(&Instance::new(""), &action(1, true)).function);
+    }
+
+    #[test]
+    fn lists_of_chunks_are_apart_by_function_and_from_everything_else() {
+        let mut kinds = vec![NAMED_ACTION_RESULT, NAMED_ENTRY];
+        for function in DigestFunction::ALL {
+            let digest = Digest::new(function, &vec![7; function.hash_bytes()], 1).unwrap();
+            let key = chunk_list_key(&digest);
+            assert_eq!((key.space, key.hash), (KeySpace::Named, content_key(&digest).hash));
+            assert!(!kinds.contains(&key.function), "{function}");
+            kinds.push(key.function);
+            assert_eq!(chunk_list_key(&digest.with_size(2)), key);
+        }
     }
 }

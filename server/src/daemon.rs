@@ -13,7 +13,7 @@ use crate::{
     },
     phase::Phase,
     storage,
-    store::{BlobStore, DigestFunction, completeness::CompleteActionResults, local::LocalStore},
+    store::{BlobStore, DigestFunction, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
@@ -122,7 +122,7 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     );
 
     let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local));
+    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))));
     front.open(store.clone(), settings.http_options);
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
     let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };

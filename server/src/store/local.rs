@@ -21,12 +21,14 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Hasher, Instance, OpenBlob, ResultRule,
-    StoreError, WriteOutcome,
+    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Hasher, Instance,
+    OpenBlob, ResultRule, StoreError, WriteOutcome, hashing::TURN_BYTES,
 };
 
+mod lists;
 mod upload;
 
+use lists::Lists;
 use upload::{LargeUpload, RefusedUpload, SmallUpload, Target};
 
 /// Uploads up to this size are gathered in memory and put whole; larger ones are streamed to the engine.
@@ -35,9 +37,6 @@ pub const SMALL_UPLOAD_BYTES_MAX: u64 = 1 << 20;
 /// Reads of one batch that are with the engine at the same time.
 const READ_BATCH_CONCURRENCY: usize = 64;
 
-/// A batch gives other tasks a turn after hashing this many bytes.
-const HASH_TURN_BYTES: usize = 512 << 10;
-
 /// The engine of this machine as a store. CAS and action cache of all instances share it; action results are apart by
 /// instance name.
 #[derive(Clone)]
@@ -45,6 +44,7 @@ pub struct LocalStore {
     engine: Engine,
     capabilities: Capabilities,
     last_match: LastMatch,
+    lists: Lists,
 }
 
 /// The function of the last blob whose name left that open. The next one probably has the same.
@@ -71,8 +71,9 @@ impl LocalStore {
             blob_bytes_max: engine.object_bytes_max(),
             action_result_bytes_max: engine.named_bytes_max().saturating_sub(ACTION_PREFIX_BYTES as u64),
             entry_bytes_max: engine.named_bytes_max(),
+            chunked_blobs: false,
         };
-        Self { engine, capabilities, last_match: LastMatch::default() }
+        Self { lists: Lists::new(engine.clone()), engine, capabilities, last_match: LastMatch::default() }
     }
 
     fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
@@ -248,7 +249,7 @@ impl BlobStore for LocalStore {
         let mut turn_bytes = 0;
         for (place, (digest, data)) in blobs.into_iter().enumerate() {
             turn_bytes += data.len();
-            if turn_bytes > HASH_TURN_BYTES {
+            if turn_bytes > TURN_BYTES {
                 turn_bytes = 0;
                 tokio::task::yield_now().await;
             }
@@ -321,6 +322,19 @@ impl BlobStore for LocalStore {
 
     async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
         Ok(self.engine.delete(&entry_key(instance, name)).await?)
+    }
+
+    async fn has_chunk_lists(&self, _instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.lists.have(digests).await)
+    }
+
+    async fn chunk_list(&self, _instance: &Instance, digest: &Digest, _chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
+        self.lists.get(digest).await
+    }
+
+    async fn put_chunk_list(&self, _instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+        self.check_function(digest)?;
+        self.lists.put(digest, list).await
     }
 }
 
