@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Most lines; at most 1,000,000 (the default) of a sorted list
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Only this kind: blob, `large_blob`, `action_result`, entry, part, or "unknown kind N"
+    /// Only this kind: blob, `large_blob`, `action_result`, entry, `chunk_list`, part, or "unknown kind N"
     #[arg(long)]
     kind: Option<String>,
     /// Only blobs of this digest function, e.g. sha256

@@ -17,9 +17,15 @@ pub(crate) fn kind(record: &Record) -> String {
         RecordKind::Named => match record.key.function {
             keys::NAMED_ACTION_RESULT => "action_result".into(),
             keys::NAMED_ENTRY => "entry".into(),
+            other if chunked_function(other).is_some() => "chunk_list".into(),
             other => format!("unknown kind {other}"),
         },
     }
+}
+
+/// The digest function of the blob of whose chunks a named key of this kind has the list.
+fn chunked_function(kind: u8) -> Option<DigestFunction> {
+    kind.checked_sub(keys::NAMED_CHUNK_LIST).and_then(|number| DigestFunction::from_number(i32::from(number)))
 }
 
 /// The digest function of a content key, if this program knows it.
@@ -119,6 +125,17 @@ mod tests {
         assert_eq!(parse(&of(&named, 3)).unwrap(), (named, None));
         let unknown = Key { space: KeySpace::Content, function: 200, hash: [5; 32] };
         assert_eq!(parse(&of(&unknown, 3)).unwrap(), (unknown, None));
+    }
+
+    #[test]
+    fn lists_of_chunks_are_known_by_their_kind_and_nothing_else_is() {
+        for function in DigestFunction::ALL {
+            let key = keys::chunk_list_key(&Hasher::digest(function, b"x"));
+            assert_eq!(chunked_function(key.function), Some(function));
+        }
+        for kind in [0, keys::NAMED_ACTION_RESULT, keys::NAMED_ENTRY, keys::NAMED_CHUNK_LIST, 77, 255] {
+            assert_eq!(chunked_function(kind), None, "{kind}");
+        }
     }
 
     #[test]

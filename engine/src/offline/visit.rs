@@ -233,10 +233,21 @@ impl OfflineStore {
         };
         let mut runs: Vec<Run> = Vec::new();
         let mut next = blocks.start;
-        for (physical, slot) in found {
-            let at = slot.place.offset_bytes();
-            let start = at / PAGE * PAGE;
-            let end = (at + bytes_of(&slot)).next_multiple_of(PAGE).min(layout.block_bytes);
+        let ends: Vec<u64> = found
+            .iter()
+            .zip(found.iter().skip(1).map(Some).chain([None]))
+            .map(|((physical, slot), next)| {
+                let at = slot.place.offset_bytes();
+                // Lengths are known to an eighth: it ends before the next one begins.
+                let next = next
+                    .filter(|(other, next)| other == physical && next.place > slot.place)
+                    .map_or(u64::MAX, |(_, next)| next.place.offset_bytes());
+                (at + bytes_of(slot)).min(next).next_multiple_of(PAGE).clamp(PAGE, layout.block_bytes)
+            })
+            .collect();
+        for ((physical, slot), end) in found.into_iter().zip(ends) {
+            // A place behind the block's end, which no slot should say, ends as a record that is not there.
+            let start = (slot.place.offset_bytes() / PAGE * PAGE).min(end - PAGE);
             match runs.last_mut() {
                 Some(run)
                     if run.physical == physical
@@ -268,7 +279,8 @@ impl OfflineStore {
             let whole = self.pages(run.physical, run.start, run.end).await;
             told.push(Visited::Read(run.end - run.start));
             for slot in &run.found {
-                let skip = whole.as_ref().map(|bytes| bytes.slice((slot.place.offset_bytes() - run.start) as usize..));
+                let skip = (slot.place.offset_bytes() - run.start) as usize;
+                let skip = whole.as_ref().map(|bytes| bytes.slice(skip.min(bytes.len())..));
                 told.push(match self.check_slot(slot, skip, options).await {
                     Ok((record, payload)) => Visited::Record(record, payload),
                     Err((defect, key)) => Visited::Bad(BadRecord {
@@ -300,7 +312,14 @@ impl OfflineStore {
             None => self.alone(slot).await.map_err(|defect| (defect, None))?,
         };
         let (head, payload) = match options.want {
-            Want::Payloads => self.verified(slot.place, &bytes)?,
+            Want::Payloads => match self.verified(slot.place, &bytes) {
+                Ok(verified) => verified,
+                // Read for itself before it is judged: what bounded the run may itself be wrong.
+                Err(_) => {
+                    let bytes = self.alone(slot).await.map_err(|defect| (defect, None))?;
+                    self.verified(slot.place, &bytes)?
+                }
+            },
             Want::Heads => (self.head(slot.place, &bytes).await.map_err(|defect| (defect, None))?, Bytes::new()),
         };
         let key = object_key(&head);
