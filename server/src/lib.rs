@@ -3,7 +3,10 @@
 pub mod config;
 pub mod daemon;
 pub mod front;
+pub mod log;
 pub mod memory;
+pub mod metrics;
+pub mod operator;
 pub mod phase;
 pub mod storage;
 pub mod store;
