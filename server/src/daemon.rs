@@ -114,8 +114,9 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
     let gate = Gate::new(phase_seen.clone());
     let metrics = Arc::new(Metrics::new(&settings.latency_seconds));
     let observer = Observer::new(metrics.clone(), logs.access(), settings.slow_after);
-    let operator = Arc::new(Operator::new(metrics.clone(), phase_seen.clone(), gate.clone(), logs.clone(), started));
-    let front = Arc::new(Front::new(phase_seen, gate.clone(), observer.clone(), operator.clone()));
+    let operator = Arc::new(Operator::new(metrics.clone(), phase_seen.clone(), gate.clone(), started));
+    operator.watch_logs(logs.clone());
+    let front = Arc::new(Front::new(phase_seen, gate.clone()).with_operator(observer.clone(), operator.clone()));
     let (http_goodbye, http_goodbye_said) = watch::channel(false);
     let mut http_server = tokio::spawn(http::serve(http, front.clone(), http_goodbye_said));
 

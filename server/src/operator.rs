@@ -112,8 +112,8 @@ pub struct EngineStatus {
 }
 
 impl Operator {
-    /// Pages over these counters, for a program that was started then. Has the figures of the process and of `logs` shown.
-    pub fn new(metrics: Arc<Metrics>, phase: watch::Receiver<Phase>, gate: Gate, logs: Logs, started: Instant) -> Self {
+    /// Pages over these counters, for a program that was started then.
+    pub fn new(metrics: Arc<Metrics>, phase: watch::Receiver<Phase>, gate: Gate, started: Instant) -> Self {
         let (phase_shown, gate_shown) = (phase.clone(), gate.clone());
         metrics.add_source(move |families| {
             let commit = [("version", VERSION), ("revision", COMMIT)];
@@ -122,8 +122,6 @@ impl Operator {
             let phases = [Phase::Opening, Phase::Serving, Phase::Draining].map(|phase| (phase.name(), f64::from(u8::from(phase == now))));
             families.gauges("blockstore_phase", "1 for the phase that the server is in.", "phase", &phases);
             families.gauge("blockstore_running_requests", "Requests for the cache that run now.", gate_shown.running() as f64);
-            let dropped = logs.dropped().map(|(log, lines)| (log, lines as f64));
-            families.counters("blockstore_log_dropped_lines_total", "Lines of logs that found no room.", "log", &dropped);
         });
         Self { metrics, phase, gate, started, engine: OnceLock::new(), page: Mutex::new(()) }
     }
@@ -142,6 +140,14 @@ impl Operator {
                 "reason",
                 &reasons,
             );
+        });
+    }
+
+    /// Has it shown what logs could not take.
+    pub fn watch_logs(&self, logs: Logs) {
+        self.metrics.add_source(move |families| {
+            let dropped = logs.dropped().map(|(log, lines)| (log, lines as f64));
+            families.counters("blockstore_log_dropped_lines_total", "Lines of logs that found no room.", "log", &dropped);
         });
     }
 

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::body::Body;
@@ -32,6 +32,7 @@ use crate::{
         observe::Observer,
         reapi::http2,
     },
+    metrics::Metrics,
     operator::Operator,
     phase::Phase,
     store::{BlobStore, DigestFunction, ResultRule},
@@ -105,9 +106,17 @@ struct Asked {
 }
 
 impl Front {
-    /// A front-end that lets in and turns away its requests at `gate`, counts them with `observer` and has its pages from `operator`.
-    pub fn new(phase: watch::Receiver<Phase>, gate: Gate, observer: Observer, operator: Arc<Operator>) -> Self {
+    /// A front-end that lets in and turns away its requests at `gate`. It counts them for itself, unless it is told where.
+    pub fn new(phase: watch::Receiver<Phase>, gate: Gate) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let observer = Observer::new(metrics.clone(), None, None);
+        let operator = Arc::new(Operator::new(metrics, phase.clone(), gate.clone(), Instant::now()));
         Self { phase, gate, observer, operator, cache: OnceLock::new() }
+    }
+
+    /// Has requests counted and logged by `observer`, and the operator's pages made by `operator`.
+    pub fn with_operator(self, observer: Observer, operator: Arc<Operator>) -> Self {
+        Self { observer, operator, ..self }
     }
 
     /// Gives it the store, once.

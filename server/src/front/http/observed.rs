@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Front {
-    /// Answers one request of this client.
+    /// Answers one request of this client, if it is known which.
     pub async fn observed<B>(&self, request: Request<B>, peer: Option<SocketAddr>) -> Response<Recorded<Counted<Body>>>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
