@@ -110,7 +110,7 @@ mod tests {
     fn metadata_that_cannot_be_read_name_no_tool() {
         assert_eq!(Tool::of(&HeaderMap::new()), Tool::default());
         for value in ["!", "////", "CgAKAAo"] {
-            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(METADATA), value.parse().unwrap())]);
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(METADATA), value.parse().unwrap())]);
             assert_eq!(Tool::of(&headers), Tool::default(), "{value}");
         }
     }
