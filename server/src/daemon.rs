@@ -17,7 +17,7 @@ use crate::{
     operator::Operator,
     phase::Phase,
     storage,
-    store::{BlobStore, DigestFunction, completeness::CompleteActionResults, local::LocalStore},
+    store::{BlobStore, DigestFunction, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
@@ -139,7 +139,7 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
     );
 
     let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let results = Arc::new(CompleteActionResults::new(local));
+    let results = Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))));
     operator.opened(engine.clone(), results.clone());
     let store: Arc<dyn BlobStore> = results;
     front.open(store.clone(), settings.http_options);

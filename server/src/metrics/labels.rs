@@ -336,6 +336,10 @@ methods! {
     BatchUpdateBlobs: "build.bazel.remote.execution.v2.ContentAddressableStorage" "BatchUpdateBlobs" Unary Cas;
     BatchReadBlobs: "build.bazel.remote.execution.v2.ContentAddressableStorage" "BatchReadBlobs" Unary Cas;
     GetTree: "build.bazel.remote.execution.v2.ContentAddressableStorage" "GetTree" ServerStream Cas;
+    SplitBlob: "build.bazel.remote.execution.v2.ContentAddressableStorage" "SplitBlob" Unary Cas;
+    GetChunkMapping: "build.bazel.remote.execution.v2.ContentAddressableStorage" "GetChunkMapping" ServerStream Cas;
+    SpliceBlob: "build.bazel.remote.execution.v2.ContentAddressableStorage" "SpliceBlob" Unary Cas;
+    RegisterChunkMapping: "build.bazel.remote.execution.v2.ContentAddressableStorage" "RegisterChunkMapping" ClientStream Cas;
     Read: "google.bytestream.ByteStream" "Read" ServerStream Cas;
     Write: "google.bytestream.ByteStream" "Write" ClientStream Cas;
     QueryWriteStatus: "google.bytestream.ByteStream" "QueryWriteStatus" Unary Cas;
@@ -353,7 +357,7 @@ impl Method {
 
     /// What a call came to.
     pub fn outcome(self, code: Code) -> Outcome {
-        let reads = matches!(self, Self::GetActionResult | Self::Read | Self::GetTree);
+        let reads = matches!(self, Self::GetActionResult | Self::Read | Self::GetTree | Self::SplitBlob | Self::GetChunkMapping);
         match code {
             Code::Ok if reads => Outcome::Hit,
             Code::Ok => Outcome::Ok,
@@ -432,6 +436,17 @@ mod tests {
             [("0", Code::Ok), ("16", Code::Unauthenticated), ("17", Code::Unknown), ("-1", Code::Unknown), ("", Code::Unknown)]
         {
             assert_eq!(Code::of(status.as_bytes()), code, "{status:?}");
+        }
+    }
+
+    /// A method that is added to the interface needs a label, or it would count as unknown.
+    #[test]
+    fn every_method_that_is_offered_has_a_label() {
+        let offered = include_str!("../front/reapi.rs").lines().filter_map(|line| line.trim().strip_prefix("\"/")?.strip_suffix("\","));
+        let paths: Vec<_> = offered.map(|path| format!("/{path}")).collect();
+        assert!(paths.len() >= 14, "{paths:?}");
+        for path in paths {
+            assert_ne!(Method::of(&path), Method::Other, "{path}");
         }
     }
 
