@@ -11,6 +11,7 @@ use crate::{
         http::{self, Front},
         reapi::{self, Services, SuspendedLimits, http2},
     },
+    open_files,
     phase::Phase,
     storage,
     store::{BlobStore, DigestFunction, completeness::CompleteActionResults, local::LocalStore},
@@ -99,7 +100,7 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
 
     let (phase, phase_seen) = watch::channel(Phase::Opening);
     let gate = Gate::new(phase_seen.clone());
-    let front = Arc::new(Front::new(phase_seen, gate.clone()));
+    let front = Arc::new(Front::new(phase_seen, gate.clone(), http_limits(&settings)));
     let (http_goodbye, http_goodbye_said) = watch::channel(false);
     let mut http_server = tokio::spawn(http::serve(http, front.clone(), http_goodbye_said));
 
@@ -121,8 +122,8 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
         "store is open"
     );
 
-    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local));
+    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()).with_sharing(settings.sharing));
+    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local).with_checks(settings.completeness_check));
     front.open(store.clone(), settings.http_options);
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
     let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };
@@ -172,6 +173,20 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     }
     info!("store is closed");
     failure.map_or(Ok(()), Err)
+}
+
+/// The bounds of HTTP connections, of which there cannot be more than files.
+fn http_limits(settings: &Settings) -> http::Limits {
+    let mut limits = settings.http_limits;
+    let connections_max = usize::try_from(open_files::raise_limit() / 4 * 3).unwrap_or(usize::MAX);
+    if limits.connections_max > connections_max {
+        warn!(
+            "--http-connections-max {}: the limit on open files allows {connections_max}, which is taken; raise the limit (ulimit -n)",
+            limits.connections_max
+        );
+        limits.connections_max = connections_max;
+    }
+    limits
 }
 
 /// Listens on an address that a setting named; the address that comes back has the port that was taken.

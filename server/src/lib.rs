@@ -4,6 +4,7 @@ pub mod config;
 pub mod daemon;
 pub mod front;
 pub mod memory;
+mod open_files;
 pub mod phase;
 pub mod storage;
 pub mod store;

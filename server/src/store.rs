@@ -18,10 +18,12 @@ pub mod directories;
 mod error;
 mod hasher;
 pub mod local;
+mod present;
 
 pub use digest::{Digest, DigestError, DigestFunction, HASH_BYTES_MAX};
 pub use error::StoreError;
 pub use hasher::Hasher;
+pub use present::PresentUpload;
 
 /// An instance name: the part of a store that a client speaks to. Empty for clients that name none.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -21,6 +21,18 @@ pub(super) fn content_key(digest: &Digest) -> Key {
     Key { space: KeySpace::Content, function: digest.function.number(), hash }
 }
 
+/// Marks the functions of blobs that belong to one instance: no shared blob, whatever its bytes, has such a key.
+const OF_INSTANCE: u8 = 0x80;
+
+/// The key of a blob that only one instance has. What clients without an instance have keeps the key that is shared otherwise.
+pub(super) fn instance_content_key(instance: &Instance, digest: &Digest) -> Key {
+    if instance.as_str().is_empty() {
+        return content_key(digest);
+    }
+    let hash = hashed([instance.as_str().as_bytes(), digest.hash()]);
+    Key { space: KeySpace::Content, function: digest.function.number() | OF_INSTANCE, hash }
+}
+
 /// The key of an action result.
 pub(super) fn action_key(instance: &Instance, action: &ActionKey) -> Key {
     let function = [action.digest.function.number()];
@@ -32,14 +44,18 @@ pub(super) fn entry_key(instance: &Instance, name: &[u8]) -> Key {
     named(NAMED_ENTRY, [instance.as_str().as_bytes(), name])
 }
 
-/// Every part has its length in front, so that no two names run into each other.
 fn named<const N: usize>(function: u8, parts: [&[u8]; N]) -> Key {
+    Key { space: KeySpace::Named, function, hash: hashed(parts) }
+}
+
+/// Every part has its length in front, so that no two names run into each other.
+fn hashed<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    Key { space: KeySpace::Named, function, hash: hasher.finalize().into() }
+    hasher.finalize().into()
 }
 
 #[cfg(test)]
@@ -61,6 +77,22 @@ mod tests {
         assert_eq!(key.hash[20..], [0; 12]);
         let sha512 = Digest::new(DigestFunction::Sha512, &[9; 64], 1).unwrap();
         assert_eq!(content_key(&sha512).hash, <[u8; 32]>::from(Sha256::digest([9; 64])));
+    }
+
+    #[test]
+    fn keys_of_an_instance_are_its_own_and_no_blob_has_one_of_them() {
+        let digest = action(1, true).digest;
+        let key = |instance: &str| instance_content_key(&Instance::new(instance), &digest);
+        assert_eq!(key(""), content_key(&digest));
+        assert_ne!(key("a"), key("b"));
+        assert_ne!(key("a"), key(""));
+        // A blob that is made of what the key is the hash of.
+        let preimage = [&1u64.to_le_bytes()[..], b"a", &32u64.to_le_bytes(), digest.hash()].concat();
+        let blob = Digest::new(DigestFunction::Sha256, &Sha256::digest(preimage), 49).unwrap();
+        assert_eq!(content_key(&blob).hash, key("a").hash);
+        assert_ne!(content_key(&blob), key("a"));
+        let functions = DigestFunction::ALL.map(|function| function.number() & OF_INSTANCE);
+        assert_eq!(functions, [0; DigestFunction::ALL.len()], "no number of a function has the mark");
     }
 
     #[test]
