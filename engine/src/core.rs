@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) census: Arc<Census>,
     pub(crate) table: Table,
     pub(crate) held: HeldSlots,
+    /// Puts that wait for a slot.
+    pub(crate) slot_waiters: AtomicU64,
     pub(crate) space: Space,
     pub(crate) clock: AgeClock,
     pub(crate) cache: RecordCache,
@@ -128,6 +130,7 @@ impl Core {
             return Ok(());
         }
         let start = Instant::now();
+        let _waiting = Waiting::on(&self.slot_waiters);
         loop {
             let room = self.space.room.notified();
             tokio::pin!(room);
@@ -156,6 +159,22 @@ impl Core {
 
     pub(crate) fn published(&self) -> Lsn {
         Lsn(self.published.load(Ordering::Acquire))
+    }
+}
+
+/// Counts who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn on(waiters: &'a AtomicU64) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

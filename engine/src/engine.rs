@@ -208,6 +208,7 @@ impl Engine {
             census,
             table,
             held: HeldSlots::default(),
+            slot_waiters: AtomicU64::new(0),
             space,
             clock,
             counters: Counters::default(),

@@ -39,7 +39,7 @@ pub(crate) trait ReclaimPolicy: Send + Sync {
 }
 
 /// Empties the block with the fewest bytes still wanted; wanted is what was touched within an age that keeps the sum of it under
-/// three quarters of the capacity.
+/// three quarters of the capacity, and of the slots where the table is short.
 #[derive(Debug)]
 pub(crate) struct FewestWanted;
 
@@ -49,10 +49,9 @@ fn up_to(by_age: &[u64; STAMPS], age: u8) -> u64 {
 
 impl FewestWanted {
     fn age_max(pressure: &Pressure) -> u8 {
-        let fits = |age: &u8| {
-            up_to(&pressure.total.bytes, *age) <= pressure.capacity_bytes / 4 * 3
-                && up_to(&pressure.total.slots, *age) <= pressure.slots_max / 4 * 3
-        };
+        // Only for the table's sake do slots count: where blocks are short, what is carried forward takes no more of them.
+        let slots_fit = |age: u8| !pressure.for_table || up_to(&pressure.total.slots, age) <= pressure.slots_max / 4 * 3;
+        let fits = |age: &u8| up_to(&pressure.total.bytes, *age) <= pressure.capacity_bytes / 4 * 3 && slots_fit(*age);
         (0..STAMPS as u8).rev().find(fits).unwrap_or(0)
     }
 }

@@ -26,7 +26,10 @@ use crate::{
     stats::count,
 };
 use futures::{StreamExt, stream};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// Bytes of records that one copy gathers, about.
 const COPY_BYTES: usize = 1 << 20;
@@ -63,8 +66,11 @@ impl Reclaim {
     pub(crate) async fn step(&mut self) -> Result<bool, PutError> {
         let core = self.core.clone();
         let short = core.space.short(core.uploads.held_bytes());
+        // Somebody waits for a slot, and no flush that is still to come gives one back.
+        let stuck = core.slot_waiters.load(Ordering::Relaxed) > 0 && !core.held.wait_for_flush();
         // What is reserved is as good as live: who waits for slots may hold most of the free ones.
-        let for_table = (core.table.live() + core.table.reserved()) * 100 >= core.table.slots() * LOAD_RECLAIM_PERCENT;
+        let loaded = (core.table.live() + core.table.reserved()) * 100 >= core.table.slots() * LOAD_RECLAIM_PERCENT;
+        let for_table = loaded || stuck;
         if !short && !for_table {
             return Ok(false);
         }
@@ -91,7 +97,7 @@ impl Reclaim {
             for_table: for_table && !short,
         };
         let Some(choice) = self.policy.choose(&candidates, &pressure) else {
-            if core.table.live() + core.table.reserved() >= core.slots_max() {
+            if stuck {
                 self.seal_open_blocks().await?;
             }
             return Ok(false);
@@ -107,6 +113,7 @@ impl Reclaim {
         let core = self.core.clone();
         let closed = || PutError::Unavailable("store is closed".into());
         core.control.send(Control::SealTail).await.map_err(|_| closed())?;
+        core.seal_paged_tail().await?;
         let carried = self.tail.take().map(|(block, fill)| Taken { fill_bytes: fill as u32, ..block });
         let seals = core.space.take_partly_filled().into_iter().chain(carried);
         let seals: Vec<_> = seals.map(|Taken { vbn, physical, fill_bytes }| Change::BlockSeal { physical, vbn, fill_bytes }).collect();

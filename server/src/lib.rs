@@ -3,6 +3,8 @@
 pub mod config;
 pub mod daemon;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod memory;
 mod open_files;
 pub mod phase;

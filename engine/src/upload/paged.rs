@@ -40,19 +40,29 @@ struct Allocation {
 }
 
 impl Core {
+    /// Seals the block that paged records go to, unless somebody is about to get another.
+    pub(crate) async fn seal_paged_tail(&self) -> Result<(), PutError> {
+        match self.uploads.paged.try_lock() {
+            Ok(mut tail) => self.seal(&mut tail).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn seal(&self, tail: &mut Option<PagedTail>) -> Result<(), PutError> {
+        let Some(PagedTail { block: Taken { vbn, physical, .. }, fill }) = tail.take() else { return Ok(()) };
+        self.uploads.left_bytes.store(0, Ordering::Relaxed);
+        let fill_bytes = u32::try_from(fill).unwrap_or(u32::MAX);
+        let (reply, _) = oneshot::channel();
+        let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
+        self.control.send(Control::Changes(seal)).await.map_err(|_| PutError::Unavailable("store is closed".into()))
+    }
+
     async fn allocate(&self, extent_bytes: u64) -> Result<Allocation, PutError> {
         // A queue, first come first served: the lock is held while a block is awaited, so that nobody overtakes.
         let mut tail = self.uploads.paged.lock().await;
         // A block that goes on where an earlier run left it may be too full already.
         while tail.as_ref().is_none_or(|t| t.fill + extent_bytes > self.layout.block_bytes) {
-            if let Some(full) = tail.take() {
-                let Taken { vbn, physical, .. } = full.block;
-                self.uploads.left_bytes.store(0, Ordering::Relaxed);
-                let fill_bytes = u32::try_from(full.fill).unwrap_or(u32::MAX);
-                let (reply, _) = oneshot::channel();
-                let seal = Request { changes: vec![Change::BlockSeal { physical, vbn, fill_bytes }], reply, permit: None };
-                self.control.send(Control::Changes(seal)).await.map_err(|_| PutError::Unavailable("store is closed".into()))?;
-            }
+            self.seal(&mut tail).await?;
             let block = self.take_block(false).await?;
             *tail = Some(PagedTail { block, fill: u64::from(block.fill_bytes).next_multiple_of(PAGE_BYTES as u64) });
         }
