@@ -14,7 +14,7 @@ use crate::{
     open_files,
     phase::Phase,
     storage,
-    store::{BlobStore, DigestFunction, completeness::CompleteActionResults, local::LocalStore},
+    store::{BlobStore, DigestFunction, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
@@ -123,7 +123,8 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     );
 
     let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()).with_sharing(settings.sharing));
-    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local).with_checks(settings.completeness_check));
+    let complete = CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))).with_checks(settings.completeness_check);
+    let store: Arc<dyn BlobStore> = Arc::new(complete);
     front.open(store.clone(), settings.http_options);
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
     let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };

@@ -18,6 +18,7 @@ use crate::store::BlobStore;
 mod action_cache;
 mod batch;
 mod capabilities;
+mod chunks;
 mod find_missing;
 mod grpc;
 mod read;
@@ -43,6 +44,8 @@ pub const ANSWER_BYTES_MAX: u64 = (4 << 20) - 1024;
 pub const LARGE_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Largest message of `ByteStream.Write` in bytes.
 pub const WRITE_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of long lists of chunks that arrive in streams, in memory at the same time. The longest of any digest function fits.
+const CHUNK_LISTS_BYTES_MAX: u32 = 64 << 20;
 /// Largest message of the other methods in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
@@ -83,6 +86,8 @@ struct Shared {
     walks: tree::Walks,
     /// Bytes that compressed blobs of batches decompress to. Taken after a message's own share and never the other way round.
     decompressed: grpc::Budget,
+    /// Bytes of lists of chunks that arrive. Taken while no message's share is held.
+    chunk_lists: grpc::Budget,
 }
 
 /// The services over a store.
@@ -109,7 +114,8 @@ impl Services {
         suspended.expire_in_background();
         let walks = tree::Walks::default();
         let decompressed = grpc::Budget::new(options.request_bytes_max);
-        let shared = Arc::new(Shared { store, options, suspended, walks, decompressed });
+        let chunk_lists = grpc::Budget::new(CHUNK_LISTS_BYTES_MAX);
+        let shared = Arc::new(Shared { store, options, suspended, walks, decompressed, chunk_lists });
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let routes = match reflection() {
@@ -171,6 +177,14 @@ fn methods(shared: &Arc<Shared>, router: Router) -> Router {
             MESSAGE_BYTES_MAX, batch::read;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
             MESSAGE_BYTES_MAX, tree::get;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob",
+            MESSAGE_BYTES_MAX, chunks::split;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetChunkMapping",
+            MESSAGE_BYTES_MAX, chunks::get_mapping;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob",
+            LARGE_MESSAGE_BYTES_MAX, chunks::splice;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/RegisterChunkMapping",
+            MESSAGE_BYTES_MAX, chunks::register_mapping;
         "/google.bytestream.ByteStream/Read",
             MESSAGE_BYTES_MAX, read::call;
         "/google.bytestream.ByteStream/Write",

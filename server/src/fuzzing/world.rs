@@ -17,7 +17,9 @@ use crate::{
         reapi::{Options, Services},
     },
     phase::Phase,
-    store::{BlobStore, ByteRange, DigestFunction, Instance, completeness::CompleteActionResults, local::LocalStore},
+    store::{
+        BlobStore, ByteRange, DigestFunction, Instance, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore,
+    },
 };
 
 const DEVICE_BYTES: u64 = 40 << 20;
@@ -55,7 +57,7 @@ impl World {
         let options = OpenOptions { cache_bytes: 1 << 20, ..OpenOptions::default() };
         let (engine, _) = Engine::open(device, options).await.expect("open");
         let local = Arc::new(LocalStore::new(engine, DigestFunction::ALL.to_vec()));
-        let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local));
+        let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))));
         let blobs = Known::all().blobs().iter().filter(|blob| blob.stored);
         let blobs = blobs.map(|blob| (blob.digest(DigestFunction::Sha256), blob.data.clone()));
         for stored in store.write_batch(&Instance::new(""), blobs.collect()).await {

@@ -2,7 +2,7 @@
 
 use blockstore_proto::reapi::{
     ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, Directory, DirectoryNode, FileNode, FindMissingBlobsRequest,
-    GetActionResultRequest, GetTreeRequest, OutputDirectory, OutputFile, UpdateActionResultRequest,
+    GetActionResultRequest, GetTreeRequest, OutputDirectory, OutputFile, SpliceBlobRequest, UpdateActionResultRequest,
     action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
     content_addressable_storage_client::ContentAddressableStorageClient,
 };
@@ -89,6 +89,19 @@ impl Grpc {
         ByteStreamClient::new(self.channel.clone()).write(requests).await.unwrap().into_inner().committed_size
     }
 
+    /// Makes a blob of what came as its parts.
+    async fn splice(&self, parts: &[Bytes]) -> Digest {
+        let digest = digest_of(&parts.concat());
+        let request = SpliceBlobRequest {
+            instance_name: self.instance.clone(),
+            blob_digest: Some(digest.clone()),
+            chunk_digests: parts.iter().map(|part| digest_of(part)).collect(),
+            ..Default::default()
+        };
+        self.cas().splice_blob(request).await.unwrap();
+        digest
+    }
+
     async fn put_result(&self, number: u64, result: &ActionResult) {
         let request = UpdateActionResultRequest {
             instance_name: self.instance.clone(),
@@ -171,6 +184,20 @@ async fn blobs_of_one_instance_are_missing_in_another_if_they_are_to_be_separate
             assert!(is_there(&server.http, &b, &digest_of(&put)).await && is_there(&server.http, &b, &digest_of(&streamed)).await);
             assert_eq!(is_there(&server.http, &none, &digest_of(&put)).await, shared);
         }
+        // One that came in parts is there for whom it was put together, whoever has the parts.
+        let parts = [70, 71].map(|seed| Blob::new(seed, 1_500_000).bytes());
+        for part in &parts {
+            a.writes(part).await;
+        }
+        let whole = a.splice(&parts).await;
+        assert!(is_there(&server.http, &a, &whole).await);
+        assert_eq!(is_there(&server.http, &b, &whole).await, shared);
+        for part in &parts {
+            b.writes(part).await;
+        }
+        assert_eq!(is_there(&server.http, &b, &whole).await, shared);
+        assert_eq!(b.splice(&parts).await, whole);
+        assert!(is_there(&server.http, &b, &whole).await);
         // The empty blob is everywhere.
         assert!(is_there(&server.http, &b, &digest_of(b"")).await);
     }

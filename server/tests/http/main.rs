@@ -3,6 +3,7 @@
 mod action_cache;
 mod bounds;
 mod cas;
+mod chunks;
 mod compressed;
 mod crowd;
 mod entries;

@@ -3,6 +3,7 @@
 mod action_cache;
 mod byte_stream;
 mod cas;
+mod chunks;
 mod framing;
 mod functions;
 mod server;

@@ -15,7 +15,7 @@ use blockstore_proto::{
 };
 use blockstore_server::{
     front::reapi::{Options, Services, http2},
-    store::{BlobStore, Digest, DigestFunction, Hasher, completeness::CompleteActionResults, local::LocalStore},
+    store::{BlobStore, Digest, DigestFunction, Hasher, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
 };
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ impl Server {
         Engine::format(device.clone(), &FormatOptions::default()).await.unwrap();
         let (engine, _) = Engine::open(device, OpenOptions::default()).await.unwrap();
         let local = Arc::new(LocalStore::new(engine, DigestFunction::ALL.to_vec()));
-        let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local));
+        let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))));
 
         let services = Services::new(store, options).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

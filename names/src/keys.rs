@@ -1,18 +1,21 @@
-//! What blobs, action results and entries are called in the engine.
+//! What blobs, action results, entries and lists of chunks are called in the engine.
 //!
 //! Always true here: two things of different kinds, instances or names never have one key, unless SHA-256 has a collision.
 
 use blockstore_engine::{Key, KeySpace};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{ActionKey, Digest, Instance};
+use crate::{ActionKey, Digest, Instance};
 
-/// `Key::function` of the kinds of named keys. A kind whose values get another format gets another number.
-const NAMED_ACTION_RESULT: u8 = 1;
-const NAMED_ENTRY: u8 = 2;
+/// `Key::function` of the named keys of action results. A kind whose values get another format gets another number.
+pub const NAMED_ACTION_RESULT: u8 = 1;
+/// `Key::function` of the named keys of what clients keep under names of their own.
+pub const NAMED_ENTRY: u8 = 2;
+/// `Key::function` of the named keys of lists of chunks: this and the number of the blob's digest function, which is below 16.
+pub const NAMED_CHUNK_LIST: u8 = 16;
 
 /// The key of a blob: the hash itself where it fits, else a hash of it.
-pub(super) fn content_key(digest: &Digest) -> Key {
+pub fn content_key(digest: &Digest) -> Key {
     let mut hash = [0; 32];
     match hash.get_mut(..digest.hash().len()) {
         Some(place) => place.copy_from_slice(digest.hash()),
@@ -24,24 +27,33 @@ pub(super) fn content_key(digest: &Digest) -> Key {
 /// Marks the functions of blobs that belong to one instance: no shared blob, whatever its bytes, has such a key.
 const OF_INSTANCE: u8 = 0x80;
 
-/// The key of a blob that only one instance has. What clients without an instance have keeps the key that is shared otherwise.
-pub(super) fn instance_content_key(instance: &Instance, digest: &Digest) -> Key {
-    if instance.as_str().is_empty() {
-        return content_key(digest);
+/// The key of a blob that only its owner has, or all instances. What the instance without a name owns has the key that is shared
+/// otherwise.
+pub fn blob_key(owner: Option<&Instance>, digest: &Digest) -> Key {
+    match owner.map(Instance::as_str) {
+        None | Some("") => content_key(digest),
+        Some(name) => {
+            let hash = hashed([name.as_bytes(), digest.hash()]);
+            Key { space: KeySpace::Content, function: digest.function.number() | OF_INSTANCE, hash }
+        }
     }
-    let hash = hashed([instance.as_str().as_bytes(), digest.hash()]);
-    Key { space: KeySpace::Content, function: digest.function.number() | OF_INSTANCE, hash }
 }
 
 /// The key of an action result.
-pub(super) fn action_key(instance: &Instance, action: &ActionKey) -> Key {
+pub fn action_key(instance: &Instance, action: &ActionKey) -> Key {
     let function = [action.digest.function.number()];
     named(NAMED_ACTION_RESULT, [instance.as_str().as_bytes(), &function, action.digest.hash()])
 }
 
 /// The key of what a client keeps under a name of its own.
-pub(super) fn entry_key(instance: &Instance, name: &[u8]) -> Key {
+pub fn entry_key(instance: &Instance, name: &[u8]) -> Key {
     named(NAMED_ENTRY, [instance.as_str().as_bytes(), name])
+}
+
+/// The key of a blob's list of chunks, which has the blob's owner. Made of the blob's own key, so that asking for many costs no hashing.
+pub fn chunk_list_key(owner: Option<&Instance>, digest: &Digest) -> Key {
+    let content = blob_key(owner, digest);
+    Key { space: KeySpace::Named, function: NAMED_CHUNK_LIST + content.function, hash: content.hash }
 }
 
 fn named<const N: usize>(function: u8, parts: [&[u8]; N]) -> Key {
@@ -61,7 +73,7 @@ fn hashed<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::DigestFunction;
+    use crate::DigestFunction;
 
     fn action(size_bytes: u64, size_known: bool) -> ActionKey {
         let digest = Digest::new(DigestFunction::Sha256, &[7; 32], size_bytes).unwrap();
@@ -82,7 +94,8 @@ mod tests {
     #[test]
     fn keys_of_an_instance_are_its_own_and_no_blob_has_one_of_them() {
         let digest = action(1, true).digest;
-        let key = |instance: &str| instance_content_key(&Instance::new(instance), &digest);
+        let key = |instance: &str| blob_key(Some(&Instance::new(instance)), &digest);
+        assert_eq!(blob_key(None, &digest), content_key(&digest));
         assert_eq!(key(""), content_key(&digest));
         assert_ne!(key("a"), key("b"));
         assert_ne!(key("a"), key(""));
@@ -111,5 +124,19 @@ mod tests {
         assert_ne!(key("a", b"bc"), key("ab", b"c"));
         assert_ne!(key("", b"a"), key("", b"b"));
         assert_ne!(key("", b"a").function, action_key(&Instance::new(""), &action(1, true)).function);
+    }
+
+    #[test]
+    fn lists_of_chunks_are_apart_by_function_and_from_everything_else() {
+        let mut kinds = vec![NAMED_ACTION_RESULT, NAMED_ENTRY];
+        for function in DigestFunction::ALL {
+            let digest = Digest::new(function, &vec![7; function.hash_bytes()], 1).unwrap();
+            let key = chunk_list_key(None, &digest);
+            assert_eq!((key.space, key.hash), (KeySpace::Named, content_key(&digest).hash));
+            assert!(!kinds.contains(&key.function), "{function}");
+            kinds.push(key.function);
+            assert_eq!(chunk_list_key(None, &digest.with_size(2)), key);
+            assert_ne!(chunk_list_key(Some(&Instance::new("a")), &digest), key);
+        }
     }
 }
