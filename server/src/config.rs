@@ -7,12 +7,18 @@ use crate::{
     front::http,
     log,
     metrics::LATENCY_SECONDS_DEFAULT,
-    store::{DigestFunction, ResultRule},
+    store::{DigestFunction, ResultRule, local::Sharing},
 };
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use tracing::level_filters::LevelFilter;
+
+mod http_limits;
+mod sharing;
+
+use http_limits::HttpArguments;
+use sharing::InstanceArguments;
 
 use crate::front::reapi::ToolRules;
 
@@ -56,6 +62,12 @@ struct Arguments {
     /// Function of the actions under /ac whose hash has 64 digits
     #[arg(long, value_enum, default_value_t = AcFunction::Sha256)]
     http_ac_digest_function: AcFunction,
+
+    #[command(flatten)]
+    http_limits: HttpArguments,
+
+    #[command(flatten)]
+    instances: InstanceArguments,
 
     /// How the kernel is asked for I/O; auto: io-uring where it is allowed
     #[arg(long, value_enum, default_value_t = Io::Auto)]
@@ -234,6 +246,12 @@ pub struct Settings {
     pub http: SocketAddr,
     /// `--http-ac-validation` and `--http-ac-digest-function`.
     pub http_options: http::Options,
+    /// `--http-connections-max` and the other bounds of HTTP connections.
+    pub http_limits: http::Limits,
+    /// `--cas-instances` and `--ac-instances`.
+    pub sharing: Sharing,
+    /// `--ac-completeness-check`.
+    pub completeness_check: bool,
     /// `--io`.
     pub io: Io,
     /// `--direct`.
@@ -332,6 +350,9 @@ impl Settings {
                     AcFunction::Blake3 => DigestFunction::Blake3,
                 },
             },
+            http_limits: a.http_limits.limits(),
+            sharing: a.instances.sharing(),
+            completeness_check: a.instances.completeness_check(),
             io: a.io,
             direct: a.direct,
             durability: a.durability,
@@ -434,6 +455,8 @@ mod tests {
         assert_eq!(s.grpc, "127.0.0.1:9092".parse().unwrap());
         assert_eq!(s.http, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(s.http_options, http::Options::default());
+        assert_eq!(s.http_limits, http::Limits::default());
+        assert_eq!((s.sharing, s.completeness_check), (Sharing::default(), true));
         assert_eq!((s.io, s.direct), (Io::Auto, Direct::Auto));
         assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
         assert_eq!((s.cache_bytes, s.block_bytes, s.objects), (None, None, None));
@@ -505,6 +528,15 @@ mod tests {
             ("blockstored --dir d --io fast", "--io"),
             ("blockstored --dir d --http-ac-validation maybe", "--http-ac-validation"),
             ("blockstored --dir d --http-ac-digest-function md5", "--http-ac-digest-function"),
+            ("blockstored --dir d --http-connections-max 0", "--http-connections-max"),
+            ("blockstored --dir d --http-head-ms-max 0", "--http-head-ms-max"),
+            ("blockstored --dir d --http-head-bytes-max 1KiB", "--http-head-bytes-max"),
+            ("blockstored --dir d --http-head-bytes-max 2MiB", "--http-head-bytes-max"),
+            ("blockstored --dir d --http-idle-ms-max never", "--http-idle-ms-max"),
+            ("blockstored --dir d --http-stall-ms-max 0", "--http-stall-ms-max"),
+            ("blockstored --dir d --cas-instances some", "--cas-instances"),
+            ("blockstored --dir d --ac-instances off", "--ac-instances"),
+            ("blockstored --dir d --ac-completeness-check yes", "--ac-completeness-check"),
             ("blockstored --dir d --flush-ms-max 0", "--flush-ms-max"),
             ("blockstored --dir d --objects 0", "--objects"),
             ("blockstored --dir d --log-format xml", "--log-format"),
@@ -537,6 +569,22 @@ mod tests {
         let s = parse("blockstored --dir d --zstd-answer-blob-size-to goma,siso/1. --zstd-drain-for bazel/5").unwrap();
         assert_eq!(s.tools.committed_is_blob_size, ["goma", "siso/1."]);
         assert_eq!(s.tools.drained, ["bazel/5"]);
+    }
+
+    #[test]
+    fn connections_have_bounds_of_their_own() {
+        let line = "blockstored --dir d --http-connections-max 7 --http-head-ms-max 8 --http-head-bytes-max 64KiB --http-idle-ms-max 9 \
+                    --http-stall-ms-max 10";
+        let limits = http::Limits { connections_max: 7, head_ms_max: 8, head_bytes_max: 64 << 10, idle_ms_max: 9, stall_ms_max: 10 };
+        assert_eq!(parse(line).unwrap().http_limits, limits);
+    }
+
+    #[test]
+    fn instances_share_what_was_configured() {
+        let s = parse("blockstored --dir d --cas-instances separate --ac-instances shared --ac-completeness-check off").unwrap();
+        assert_eq!((s.sharing, s.completeness_check), (Sharing { blobs: false, action_results: true }, false));
+        let s = parse("blockstored --dir d --cas-instances shared --ac-instances separate --ac-completeness-check on").unwrap();
+        assert_eq!((s.sharing, s.completeness_check), (Sharing::default(), true));
     }
 
     #[test]

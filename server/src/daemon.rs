@@ -14,6 +14,7 @@ use crate::{
     },
     log::Logs,
     metrics::Metrics,
+    open_files,
     operator::Operator,
     phase::Phase,
     storage,
@@ -116,7 +117,7 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
     let observer = Observer::new(metrics.clone(), logs.access(), settings.slow_after);
     let operator = Arc::new(Operator::new(metrics.clone(), phase_seen.clone(), gate.clone(), started));
     operator.watch_logs(logs.clone());
-    let front = Arc::new(Front::new(phase_seen, gate.clone()).with_operator(observer.clone(), operator.clone()));
+    let front = Arc::new(Front::new(phase_seen, gate.clone(), http_limits(&settings)).with_operator(observer.clone(), operator.clone()));
     let (http_goodbye, http_goodbye_said) = watch::channel(false);
     let mut http_server = tokio::spawn(http::serve(http, front.clone(), http_goodbye_said));
 
@@ -138,8 +139,9 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
         "store is open"
     );
 
-    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let results = Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))));
+    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()).with_sharing(settings.sharing));
+    let complete = CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))).with_checks(settings.completeness_check);
+    let results = Arc::new(complete);
     operator.opened(engine.clone(), results.clone());
     let store: Arc<dyn BlobStore> = results;
     front.open(store.clone(), settings.http_options);
@@ -195,6 +197,20 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
     }
     info!("store is closed");
     failure.map_or(Ok(()), Err)
+}
+
+/// The bounds of HTTP connections, of which there cannot be more than files.
+fn http_limits(settings: &Settings) -> http::Limits {
+    let mut limits = settings.http_limits;
+    let connections_max = usize::try_from(open_files::raise_limit() / 4 * 3).unwrap_or(usize::MAX);
+    if limits.connections_max > connections_max {
+        warn!(
+            "--http-connections-max {}: the limit on open files allows {connections_max}, which is taken; raise the limit (ulimit -n)",
+            limits.connections_max
+        );
+        limits.connections_max = connections_max;
+    }
+    limits
 }
 
 /// Listens on an address that a setting named; the address that comes back has the port that was taken.

@@ -8,6 +8,7 @@ pub mod fuzzing;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+mod open_files;
 pub mod operator;
 pub mod phase;
 pub mod storage;
