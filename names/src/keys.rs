@@ -24,6 +24,21 @@ pub fn content_key(digest: &Digest) -> Key {
     Key { space: KeySpace::Content, function: digest.function.number(), hash }
 }
 
+/// Marks the functions of blobs that belong to one instance: no shared blob, whatever its bytes, has such a key.
+const OF_INSTANCE: u8 = 0x80;
+
+/// The key of a blob that only its owner has, or all instances. What the instance without a name owns has the key that is shared
+/// otherwise.
+pub fn blob_key(owner: Option<&Instance>, digest: &Digest) -> Key {
+    match owner.map(Instance::as_str) {
+        None | Some("") => content_key(digest),
+        Some(name) => {
+            let hash = hashed([name.as_bytes(), digest.hash()]);
+            Key { space: KeySpace::Content, function: digest.function.number() | OF_INSTANCE, hash }
+        }
+    }
+}
+
 /// The key of an action result.
 pub fn action_key(instance: &Instance, action: &ActionKey) -> Key {
     let function = [action.digest.function.number()];
@@ -35,20 +50,24 @@ pub fn entry_key(instance: &Instance, name: &[u8]) -> Key {
     named(NAMED_ENTRY, [instance.as_str().as_bytes(), name])
 }
 
-/// The key of a blob's list of chunks. Made of the blob's own key, so that asking for many costs no hashing.
-pub fn chunk_list_key(digest: &Digest) -> Key {
-    let content = content_key(digest);
+/// The key of a blob's list of chunks, which has the blob's owner. Made of the blob's own key, so that asking for many costs no hashing.
+pub fn chunk_list_key(owner: Option<&Instance>, digest: &Digest) -> Key {
+    let content = blob_key(owner, digest);
     Key { space: KeySpace::Named, function: NAMED_CHUNK_LIST + content.function, hash: content.hash }
 }
 
-/// Every part has its length in front, so that no two names run into each other.
 fn named<const N: usize>(function: u8, parts: [&[u8]; N]) -> Key {
+    Key { space: KeySpace::Named, function, hash: hashed(parts) }
+}
+
+/// Every part has its length in front, so that no two names run into each other.
+fn hashed<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    Key { space: KeySpace::Named, function, hash: hasher.finalize().into() }
+    hasher.finalize().into()
 }
 
 #[cfg(test)]
@@ -70,6 +89,23 @@ mod tests {
         assert_eq!(key.hash[20..], [0; 12]);
         let sha512 = Digest::new(DigestFunction::Sha512, &[9; 64], 1).unwrap();
         assert_eq!(content_key(&sha512).hash, <[u8; 32]>::from(Sha256::digest([9; 64])));
+    }
+
+    #[test]
+    fn keys_of_an_instance_are_its_own_and_no_blob_has_one_of_them() {
+        let digest = action(1, true).digest;
+        let key = |instance: &str| blob_key(Some(&Instance::new(instance)), &digest);
+        assert_eq!(blob_key(None, &digest), content_key(&digest));
+        assert_eq!(key(""), content_key(&digest));
+        assert_ne!(key("a"), key("b"));
+        assert_ne!(key("a"), key(""));
+        // A blob that is made of what the key is the hash of.
+        let preimage = [&1u64.to_le_bytes()[..], b"a", &32u64.to_le_bytes(), digest.hash()].concat();
+        let blob = Digest::new(DigestFunction::Sha256, &Sha256::digest(preimage), 49).unwrap();
+        assert_eq!(content_key(&blob).hash, key("a").hash);
+        assert_ne!(content_key(&blob), key("a"));
+        let functions = DigestFunction::ALL.map(|function| function.number() & OF_INSTANCE);
+        assert_eq!(functions, [0; DigestFunction::ALL.len()], "no number of a function has the mark");
     }
 
     #[test]
@@ -95,11 +131,12 @@ mod tests {
         let mut kinds = vec![NAMED_ACTION_RESULT, NAMED_ENTRY];
         for function in DigestFunction::ALL {
             let digest = Digest::new(function, &vec![7; function.hash_bytes()], 1).unwrap();
-            let key = chunk_list_key(&digest);
+            let key = chunk_list_key(None, &digest);
             assert_eq!((key.space, key.hash), (KeySpace::Named, content_key(&digest).hash));
             assert!(!kinds.contains(&key.function), "{function}");
             kinds.push(key.function);
-            assert_eq!(chunk_list_key(&digest.with_size(2)), key);
+            assert_eq!(chunk_list_key(None, &digest.with_size(2)), key);
+            assert_ne!(chunk_list_key(Some(&Instance::new("a")), &digest), key);
         }
     }
 }

@@ -20,11 +20,13 @@ pub mod directories;
 mod error;
 mod hashing;
 pub mod local;
+mod present;
 
 pub use blockstore_names::{ActionKey, Digest, DigestError, DigestFunction, HASH_BYTES_MAX, Hasher, Instance};
 pub use chunk_list::{ChunkList, ChunkListBuilder};
 pub use chunking::Chunking;
 pub use error::StoreError;
+pub use present::PresentUpload;
 
 /// What a store can do. Does not change while it is open.
 #[derive(Clone, Debug)]

@@ -31,7 +31,7 @@ failed() {
     echo "FAILED: $*"
 }
 
-# start_server BINARY ARGUMENT...: on free ports; sets GRPC and SERVER_PID, and leaves the log in $WORK/server.log.
+# start_server BINARY ARGUMENT...: on free ports; sets GRPC, HTTP and SERVER_PID, and leaves the log in $WORK/server.log.
 start_server() {
     local binary=$1 waited
     shift
@@ -42,6 +42,7 @@ start_server() {
     for ((waited = 0; waited < 1200; waited++)); do
         if grep -q '^ready in ' "$WORK/server.log"; then
             GRPC=$(sed -n 's/^grpc listening on //p' "$WORK/server.log")
+            HTTP=$(sed -n 's/^http listening on //p' "$WORK/server.log")
             return 0
         fi
         kill -0 "$SERVER_PID" 2> /dev/null || break

@@ -97,3 +97,44 @@ pub fn forget_cached(path: &Path) {
     file.sync_all().expect("the store's file is synced");
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice is taken");
 }
+
+/// A file system in memory of a size of its own, on which whatever lies there ends with it.
+#[derive(Debug)]
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts one at a directory that is made for it. `None`, with the reason printed, where this process may not.
+    pub fn mount(path: &Path, size_bytes: u64) -> Option<Self> {
+        fs::create_dir(path).unwrap_or_else(|error| panic!("cannot create {}: {error}", path.display()));
+        let size = format!("size={size_bytes}");
+        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output();
+        match output {
+            Ok(output) if output.status.success() => Some(Self { path: path.into() }),
+            Ok(output) => {
+                println!("skipped: mount: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                println!("skipped: cannot run mount: {error}");
+                None
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whatever still has a file open there keeps it until it ends.
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("cannot unmount {}", self.path.display());
+        }
+    }
+}

@@ -8,3 +8,4 @@ pub mod blob;
 pub mod client;
 pub mod daemon;
 pub mod disk;
+pub mod limits;

@@ -65,7 +65,7 @@ impl World {
         }
         let services = Services::new(store.clone(), Options::default()).await;
         let (phase, seen) = watch::channel(Phase::Serving);
-        let front = Front::new(seen.clone(), Gate::new(seen));
+        let front = Front::new(seen.clone(), Gate::new(seen), http::Limits::default());
         front.open(store.clone(), http::Options::default());
         Self { grpc: services.router(), http: front, store, _phase: phase }
     }

@@ -12,9 +12,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Engine, Object};
+use blockstore_engine::{Begin, Engine, Key, Object};
 use blockstore_names::{
-    keys::{action_key, content_key, entry_key},
+    keys::{action_key, blob_key, entry_key},
     value::{ACTION_PREFIX_BYTES, SIZE_UNKNOWN, action_bytes, action_result, action_value},
 };
 use bytes::Bytes;
@@ -37,12 +37,27 @@ pub const SMALL_UPLOAD_BYTES_MAX: u64 = 1 << 20;
 /// Reads of one batch that are with the engine at the same time.
 const READ_BATCH_CONCURRENCY: usize = 64;
 
-/// The engine of this machine as a store. CAS and action cache of all instances share it; action results are apart by
-/// instance name.
+/// What instances have in common. Entries under names of clients are always apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Whether a blob that one instance stored is there for all. The empty blob is, anyway.
+    pub blobs: bool,
+    /// Whether an action result that one instance stored is one for all.
+    pub action_results: bool,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self { blobs: true, action_results: false }
+    }
+}
+
+/// The engine of this machine as a store, for all instances.
 #[derive(Clone)]
 pub struct LocalStore {
     engine: Engine,
     capabilities: Capabilities,
+    sharing: Sharing,
     last_match: LastMatch,
     lists: Lists,
 }
@@ -73,7 +88,30 @@ impl LocalStore {
             entry_bytes_max: engine.named_bytes_max(),
             chunked_blobs: false,
         };
-        Self { lists: Lists::new(engine.clone()), engine, capabilities, last_match: LastMatch::default() }
+        Self { lists: Lists::new(engine.clone()), engine, capabilities, sharing: Sharing::default(), last_match: LastMatch::default() }
+    }
+
+    /// The same store with instances that have this in common. What was stored under another setting is still there, where the keys are
+    /// the same: blobs of the instance without a name always are.
+    #[must_use]
+    pub fn with_sharing(self, sharing: Sharing) -> Self {
+        Self { sharing, ..self }
+    }
+
+    /// The only instance that has what this one stores, or `None` if all have it.
+    fn owner<'a>(&self, instance: &'a Instance) -> Option<&'a Instance> {
+        (!self.sharing.blobs).then_some(instance)
+    }
+
+    fn blob_key(&self, instance: &Instance, digest: &Digest) -> Key {
+        blob_key(self.owner(instance), digest)
+    }
+
+    fn result_key(&self, instance: &Instance, action: &ActionKey) -> Key {
+        match self.sharing.action_results {
+            true => action_key(&Instance::new(""), action),
+            false => action_key(instance, action),
+        }
     }
 
     fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
@@ -88,21 +126,21 @@ impl LocalStore {
     }
 
     /// The size of an action that an earlier writer knew.
-    async fn known_action_bytes(&self, key: &blockstore_engine::Key) -> Option<u64> {
+    async fn known_action_bytes(&self, key: &Key) -> Option<u64> {
         let object = self.engine.get(key, None).await?;
         let value = collect(object).await.ok()?;
         action_bytes(&value).filter(|bytes| *bytes != SIZE_UNKNOWN)
     }
 
-    async fn get(&self, digest: &Digest) -> Option<Object> {
-        self.engine.get(&content_key(digest), Some(digest.size_bytes)).await
+    async fn get(&self, instance: &Instance, digest: &Digest) -> Option<Object> {
+        self.engine.get(&self.blob_key(instance, digest), Some(digest.size_bytes)).await
     }
 
-    async fn read_whole(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+    async fn read_whole(&self, instance: &Instance, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
         if is_empty_blob(digest) {
             return Ok(Some(Bytes::new()));
         }
-        match self.get(digest).await {
+        match self.get(instance, digest).await {
             Some(object) => collect(object).await.map(Some),
             None => Ok(None),
         }
@@ -143,8 +181,8 @@ impl BlobStore for LocalStore {
         &self.capabilities
     }
 
-    async fn find_missing(&self, _instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        let keys: Vec<_> = digests.iter().map(|digest| (content_key(digest), Some(digest.size_bytes))).collect();
+    async fn find_missing(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        let keys: Vec<_> = digests.iter().map(|digest| (self.blob_key(instance, digest), Some(digest.size_bytes))).collect();
         let mut missing = self.engine.lookup(&keys).await;
         for (missing, digest) in missing.iter_mut().zip(digests) {
             *missing = !*missing && !is_empty_blob(digest);
@@ -152,12 +190,12 @@ impl BlobStore for LocalStore {
         Ok(missing)
     }
 
-    async fn read(&self, _instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError> {
+    async fn read(&self, instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError> {
         if is_empty_blob(digest) {
             range.len_bytes(0)?;
             return Ok(Some(BlobRead::Whole(Bytes::new())));
         }
-        let Some(object) = self.get(digest).await else {
+        let Some(object) = self.get(instance, digest).await else {
             return Ok(None);
         };
         let len_bytes = range.len_bytes(object.size_bytes())?;
@@ -179,12 +217,12 @@ impl BlobStore for LocalStore {
         Ok(Some(BlobRead::Whole(part)))
     }
 
-    async fn open(&self, _instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+    async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
         let empty = Hasher::digest(digest.function, b"");
         if digest.hash() == empty.hash() {
             return Ok(Some(OpenBlob { digest: empty, read: BlobRead::Whole(Bytes::new()) }));
         }
-        let Some(object) = self.engine.get(&content_key(digest), None).await else {
+        let Some(object) = self.engine.get(&self.blob_key(instance, digest), None).await else {
             return Ok(None);
         };
         let digest = digest.with_size(object.size_bytes());
@@ -195,7 +233,7 @@ impl BlobStore for LocalStore {
         Ok(Some(OpenBlob { digest, read }))
     }
 
-    async fn write_any(&self, _instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {
+    async fn write_any(&self, instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {
         let mut offered: Vec<_> = digests.iter().copied().filter(|digest| self.offers(digest)).collect();
         let Some(&first) = offered.first() else {
             return Err(match digests.first() {
@@ -217,31 +255,32 @@ impl BlobStore for LocalStore {
         }
         let small = size_bytes <= SMALL_UPLOAD_BYTES_MAX;
         if small || offered.len() > 1 {
-            let keys: Vec<_> = offered.iter().map(|digest| (content_key(digest), Some(size_bytes))).collect();
+            let keys: Vec<_> = offered.iter().map(|digest| (self.blob_key(instance, digest), Some(size_bytes))).collect();
             if self.engine.lookup(&keys).await.contains(&true) {
                 return Ok(BeginWrite::AlreadyPresent);
             }
         }
         self.last_match.sort(&mut offered);
-        let target = Target { engine: self.engine.clone(), digests: offered, last_match: self.last_match.clone() };
+        let named = offered.into_iter().map(|digest| (digest, self.blob_key(instance, &digest))).collect();
+        let target = Target { engine: self.engine.clone(), named, last_match: self.last_match.clone() };
         if small {
             return Ok(BeginWrite::Upload(Box::new(SmallUpload::new(target))));
         }
-        Ok(match self.engine.begin_upload(content_key(target.expected()), size_bytes).await? {
+        Ok(match self.engine.begin_upload(*target.expected_key(), size_bytes).await? {
             Begin::AlreadyPresent => BeginWrite::AlreadyPresent,
             Begin::Upload(upload) => BeginWrite::Upload(Box::new(LargeUpload::start(*upload, target))),
         })
     }
 
-    async fn read_batch(&self, _instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>> {
+    async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>> {
         stream::iter(digests.to_vec())
-            .map(|digest| async move { self.read_whole(&digest).await })
+            .map(|digest| async move { self.read_whole(instance, &digest).await })
             .buffered(READ_BATCH_CONCURRENCY)
             .collect()
             .await
     }
 
-    async fn write_batch(&self, _instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>> {
+    async fn write_batch(&self, instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>> {
         let mut results = Vec::with_capacity(blobs.len());
         // What goes to the engine, and where in the answers its outcome belongs.
         let mut items = Vec::with_capacity(blobs.len());
@@ -255,7 +294,7 @@ impl BlobStore for LocalStore {
             }
             results.push(self.check_function(&digest).and_then(|()| verify(&digest, &data)).map(|()| WriteOutcome::AlreadyPresent));
             if digest.size_bytes > 0 && results.last().is_some_and(Result::is_ok) {
-                items.push((content_key(&digest), data));
+                items.push((self.blob_key(instance, &digest), data));
                 places.push(place);
             }
         }
@@ -272,7 +311,7 @@ impl BlobStore for LocalStore {
     }
 
     async fn get_action_result(&self, instance: &Instance, action: &ActionKey, _rule: ResultRule) -> Result<Option<Bytes>, StoreError> {
-        let Some(object) = self.engine.get(&action_key(instance, action), None).await else {
+        let Some(object) = self.engine.get(&self.result_key(instance, action), None).await else {
             return Ok(None);
         };
         // One that is replaced or damaged while it is being read was not there.
@@ -290,7 +329,7 @@ impl BlobStore for LocalStore {
         if size_bytes > limit_bytes {
             return Err(StoreError::TooLarge { size_bytes, limit_bytes });
         }
-        let key = action_key(instance, action);
+        let key = self.result_key(instance, action);
         let action_bytes = match action.size_known {
             true => action.digest.size_bytes,
             // The hash tells the size, so that two who know it do not differ.
@@ -324,17 +363,17 @@ impl BlobStore for LocalStore {
         Ok(self.engine.delete(&entry_key(instance, name)).await?)
     }
 
-    async fn has_chunk_lists(&self, _instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
-        Ok(self.lists.have(digests).await)
+    async fn has_chunk_lists(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.lists.have(self.owner(instance), digests).await)
     }
 
-    async fn chunk_list(&self, _instance: &Instance, digest: &Digest, _chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
-        self.lists.get(digest).await
+    async fn chunk_list(&self, instance: &Instance, digest: &Digest, _chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
+        self.lists.get(self.owner(instance), digest).await
     }
 
-    async fn put_chunk_list(&self, _instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+    async fn put_chunk_list(&self, instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
         self.check_function(digest)?;
-        self.lists.put(digest, list).await
+        self.lists.put(self.owner(instance), digest, list).await
     }
 }
 

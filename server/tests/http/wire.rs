@@ -148,3 +148,97 @@ async fn a_drain_turns_requests_away_and_waits_for_those_that_run() {
     let (status, log) = server.daemon.wait();
     assert!(status.success(), "{log:#?}");
 }
+
+#[tokio::test]
+async fn requests_that_come_together_are_answered_in_order() {
+    let server = Server::start();
+    let blob = Blob::new(1, 2_000).bytes();
+    let path = format!("/cas/{}", digest_of(&blob).hash);
+    let put = format!("PUT {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 2000\r\n\r\n");
+    let get = |method: &str, path: &str, more: &str| format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{more}\r\n");
+    let mut stream = TcpStream::connect(server.daemon.http).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let last = get("GET", &path, "Connection: close\r\nRange: bytes=0-9\r\n");
+    let all = [
+        put.as_bytes(),
+        &blob,
+        get("HEAD", &path, "").as_bytes(),
+        get("GET", &path, "").as_bytes(),
+        get("GET", "/kv/none", "").as_bytes(),
+        last.as_bytes(),
+    ]
+    .concat();
+    stream.write_all(&all).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+
+    // Each head says how much of a body follows; HEAD says it too, and has none.
+    let mut left = &answer[..];
+    for (status, said, body) in
+        [(200, 0, &b""[..]), (200, 2_000, b""), (200, 2_000, &blob), (404, 17, b"not in the store\n"), (206, 10, &blob[..10])]
+    {
+        let end = left.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(left[..end].to_vec()).unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {said}\r\n")), "{head}");
+        assert!(left[end..].starts_with(body), "{head}");
+        left = &left[end + body.len()..];
+    }
+    assert_eq!(left, b"");
+}
+
+#[tokio::test]
+async fn chunks_are_taken_as_they_are_cut_and_refused_where_they_are_none() {
+    let server = Server::start();
+    let blob = Blob::new(1, 300).bytes();
+    let path = format!("/cas/{}", digest_of(&blob).hash);
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
+    let chunk = |data: &[u8]| [format!("{:x};name=value\r\n", data.len()).as_bytes(), data, b"\r\n"].concat();
+    let chunks = [chunk(&blob[..1]), chunk(&blob[1..299]), chunk(&blob[299..])].concat();
+    let send = |body: &[u8], end: bool| {
+        let mut stream = TcpStream::connect(server.daemon.http).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        if end {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    for broken in [&b"zz\r\nx\r\n0\r\n\r\n"[..], &chunks[..50], &chunks, &chunk(&blob[..20])] {
+        let answer = send(broken, true);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert_eq!(server.http.get(&path).await.status, 404);
+    }
+    let answer = send(&[&chunks[..], b"0\r\nTrailer: ignored\r\n\r\n"].concat(), false);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    server.http.get(&path).await.assert_is(200, &blob);
+}
+
+#[tokio::test]
+async fn instances_and_names_have_bounds_and_may_be_percent_encoded() {
+    let server = Server::start();
+    let blob = Blob::new(1, 50).bytes();
+    let hex = digest_of(&blob).hash;
+    let longest = "i".repeat(1024);
+    for kind in ["cas", "ac"] {
+        let path = |instance: &str| format!("/{instance}/{kind}/{hex}");
+        assert_eq!(server.http.put(&path(&longest), blob.clone()).await, 200);
+        server.http.get(&path(&longest)).await.assert_is(200, &blob);
+        // The same, written otherwise; and one byte too many.
+        server.http.get(&path(&longest.replace('i', "%69"))).await.assert_is(200, &blob);
+        assert_eq!(server.http.get(&path(&format!("{longest}i"))).await.status, 400);
+        assert_eq!(server.http.get(&path("%ff")).await.status, 400, "no UTF-8");
+        assert_eq!(server.http.get(&path("a//b")).await.status, 400, "an empty segment");
+        for bad in [&hex[1..], &hex.to_uppercase(), &format!("{hex}%20"), &format!("%6{}", &hex[1..])] {
+            assert_eq!(server.http.get(&format!("/{kind}/{bad}")).await.status, 400, "{kind}: {bad}");
+        }
+        // A query means nothing.
+        server.http.get(&format!("{}?x=y", path(&longest))).await.assert_is(200, &blob);
+    }
+    let name = format!("/{longest}/kv/{}", "%00".repeat(1024));
+    assert_eq!(server.http.put(&name, "longest").await, 200);
+    server.http.get(&name).await.assert_is(200, b"longest");
+    assert_eq!(server.http.put(&format!("{name}x"), "").await, 400);
+}

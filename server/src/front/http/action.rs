@@ -1,15 +1,22 @@
 //! Action results by the hash of their action: `…/ac/{hash}`. The same entries as gRPC's.
+//!
+//! Always true here: what is sent as JSON is stored as the message that it stands for, and only if that is a result that a client could use,
+//! whatever else is taken for one; bytes of another kind have no JSON.
 
-use http::{HeaderMap, Method, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
 
 use super::{
-    Cache, Call,
+    Asked, Cache, Call,
     answer::{Answer, empty, missing, refused, store_error, text},
-    cas::encoded,
-    download,
+    download::{self, Kind},
+    encoding, json,
     path::Hash,
 };
-use crate::store::{ActionKey, Instance, ResultRule, action_result};
+use crate::store::{ActionKey, DigestFunction, Instance, ResultRule, action_result};
+
+/// The header that chooses between bytes and JSON.
+const VARY: &str = "accept";
 
 pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Answer {
     let digests = hash.digests(0, &cache.store.capabilities().digest_functions);
@@ -21,38 +28,54 @@ pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: 
     match call.asked.method {
         Method::PUT => put(cache, instance, &action, call).await,
         _ => match cache.store.get_action_result(instance, &action, cache.options.result_rule).await {
-            Ok(Some(result)) => download::bytes(result, &call.asked),
+            Ok(Some(result)) => found(result, digest.function, &call.asked),
             Ok(None) => missing(),
             Err(error) => store_error(&error),
         },
     }
 }
 
-async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call) -> Answer {
-    let (version, mut incoming) = (call.version, call.incoming);
-    let refusal = encoded(&call.asked.headers).or_else(|| {
-        is_json(&call.asked.headers).then(|| text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON is not supported: send the message as it is"))
-    });
-    if let Some(answer) = refusal {
-        return refused(answer, incoming, version).await;
+fn found(result: Bytes, function: DigestFunction, asked: &Asked) -> Answer {
+    if !json::is_wanted(&asked.headers) {
+        return download::bytes(result, Kind::Bytes, Some(VARY), asked);
     }
-    let limit_bytes = cache.store.capabilities().action_result_bytes_max;
-    let gathered = match incoming.gather(limit_bytes, &cache.memory).await {
-        Ok(gathered) => gathered,
-        Err(broken) => return refused(broken.answer(), incoming, version).await,
-    };
-    if cache.options.result_rule == ResultRule::Strict
-        && let Err(error) = action_result::parse(gathered.data.clone(), action.digest.function)
-    {
-        return text(StatusCode::BAD_REQUEST, &error.to_string());
-    }
-    match cache.store.put_action_result(instance, action, gathered.data).await {
-        Ok(()) => empty(StatusCode::OK),
-        Err(error) => store_error(&error),
+    let written = action_result::parse(result.clone(), function)
+        .map_err(|error| error.to_string())
+        .and_then(|parsed| json::encode(&result, &parsed).map_err(|error| error.to_string()));
+    match written {
+        Ok(json) => download::bytes(json.into(), Kind::Json, Some(VARY), asked),
+        Err(_) if json::bytes_will_do(&asked.headers) => download::bytes(result, Kind::Bytes, Some(VARY), asked),
+        Err(why) => not_acceptable(&why),
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+fn not_acceptable(why: &str) -> Answer {
+    let mut answer =
+        text(StatusCode::NOT_ACCEPTABLE, &format!("there is no JSON for what is stored, only application/octet-stream: {why}"));
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static(VARY));
+    answer
+}
+
+async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call) -> Answer {
+    let (version, mut incoming) = (call.version, call.incoming);
+    let limit_bytes = cache.store.capabilities().action_result_bytes_max;
+    let sent = match encoding::gather(cache, &call.asked.headers, &mut incoming, limit_bytes).await {
+        Ok(sent) => sent,
+        Err(refusal) => return refused(refusal, incoming, version).await,
+    };
+    let is_json = json::is_sent(&call.asked.headers);
+    let result = match is_json.then(|| json::decode(&sent)) {
+        None => sent,
+        Some(Ok(result)) => result.into(),
+        Some(Err(error)) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    if (is_json || cache.options.result_rule == ResultRule::Strict)
+        && let Err(error) = action_result::parse(result.clone(), action.digest.function)
+    {
+        return text(StatusCode::BAD_REQUEST, &error.to_string());
+    }
+    match cache.store.put_action_result(instance, action, result).await {
+        Ok(()) => empty(StatusCode::OK),
+        Err(error) => store_error(&error),
+    }
 }

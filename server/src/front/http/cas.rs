@@ -1,22 +1,28 @@
 //! Blobs by their hash: `…/cas/{hash}`.
 //!
-//! Always true here: a hash of 64 digits is one of SHA-256 or of BLAKE3, whichever the bytes have; a body of a declared length goes to
-//! the store as it arrives. The store has to know a blob's size before its first byte, so that a body without a declared length is
-//! gathered first, up to [`CHUNKED_BYTES_MAX`].
+//! Always true here: a hash of 64 digits is one of SHA-256 or of BLAKE3, whichever the bytes have; a body whose size is known goes to the
+//! store as it arrives. The store has to know a blob's size before its first byte, so that a body in chunks without `X-Digest-SizeBytes`
+//! is gathered first, up to [`CHUNKED_BYTES_MAX`]. Bytes that are read are right or refused, also where the blob is there already; only
+//! who waits to be told whether to send, or speaks HTTP/2, which can answer while a body comes, is told at once that it is.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::{
     Asked, Cache, Call,
     answer::{Answer, empty, missing, refused, store_error, text},
     download,
+    encoding::{Coding, decompress_error},
+    memory::SMALL_BYTES_MAX,
     path::Hash,
     upload::{Broken, Incoming},
 };
-use crate::store::{BeginWrite, BlobUpload, Instance, StoreError};
+use crate::store::{
+    BeginWrite, BlobUpload, Instance, PresentUpload, StoreError,
+    compression::{self, DecompressError, ZstdUpload},
+};
 
-/// Largest body of a PUT without `Content-Length`.
+/// Largest body of a PUT that says its size nowhere.
 const CHUNKED_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Answer {
@@ -39,40 +45,69 @@ async fn get(cache: &Cache, instance: &Instance, hash: &Hash, asked: &Asked) -> 
 
 async fn put(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Answer {
     let (version, mut incoming) = (call.version, call.incoming);
-    if let Some(answer) = encoded(&call.asked.headers) {
-        return refused(answer, incoming, version).await;
+    match put_body(cache, instance, hash, &call.asked.headers, &mut incoming, version).await {
+        Ok(()) => empty(StatusCode::OK),
+        Err(refusal) => refused(refusal, incoming, version).await,
     }
-    let (size_bytes, gathered) = match incoming.declared_bytes() {
-        Some(bytes) => (bytes, None),
-        None => match incoming.gather(CHUNKED_BYTES_MAX.min(cache.store.capabilities().blob_bytes_max), &cache.memory).await {
-            Ok(gathered) => (gathered.data.len() as u64, Some(gathered)),
-            Err(broken) => return refused(broken.answer(), incoming, version).await,
-        },
+}
+
+async fn put_body(
+    cache: &Cache,
+    instance: &Instance,
+    hash: &Hash,
+    headers: &HeaderMap,
+    incoming: &mut Incoming,
+    version: Version,
+) -> Result<(), Answer> {
+    let capabilities = cache.store.capabilities();
+    let coding = Coding::of(headers)?;
+    let (size_bytes, gathered) = match (coding, incoming.declared_bytes()) {
+        (Coding::Plain { size_bytes: Some(said) }, Some(declared)) if said != declared => {
+            let line = format!("X-Digest-SizeBytes is {said}, but Content-Length is {declared}");
+            return Err(text(StatusCode::BAD_REQUEST, &line));
+        }
+        (Coding::Plain { size_bytes: None }, None) => {
+            let gathered = incoming.gather(CHUNKED_BYTES_MAX.min(capabilities.blob_bytes_max), 0, &cache.memory).await;
+            let gathered = gathered.map_err(|broken| broken.answer())?;
+            (gathered.len() as u64, Some(gathered))
+        }
+        (Coding::Zstd { size_bytes }, _) | (Coding::Plain { size_bytes: Some(size_bytes) }, None) | (_, Some(size_bytes)) => {
+            (size_bytes, None)
+        }
     };
-    let digests = hash.digests(size_bytes, &cache.store.capabilities().digest_functions);
+    let digests = hash.digests(size_bytes, &capabilities.digest_functions);
     if digests.is_empty() {
-        return refused(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"), incoming, version).await;
+        return Err(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"));
+    }
+    if gathered.is_none() && size_bytes <= capabilities.blob_bytes_max {
+        let held_bytes = match coding {
+            Coding::Plain { .. } => size_bytes.min(SMALL_BYTES_MAX),
+            Coding::Zstd { .. } => size_bytes.min(1 << compression::WINDOW_LOG_MAX),
+        };
+        incoming.reserve(held_bytes, &cache.memory).await.map_err(|broken| broken.answer())?;
     }
     let upload = match cache.store.write_any(instance, &digests).await {
         Ok(BeginWrite::Upload(upload)) => upload,
-        Ok(BeginWrite::AlreadyPresent) => {
-            if version != http::Version::HTTP_2 {
-                incoming.drain().await;
-            }
-            return empty(StatusCode::OK);
-        }
-        Err(error) => return refused(store_error(&error), incoming, version).await,
+        // Who can be told without a word of the body is.
+        Ok(BeginWrite::AlreadyPresent) if gathered.is_none() && (incoming.waits() || version == Version::HTTP_2) => return Ok(()),
+        Ok(BeginWrite::AlreadyPresent) => Box::new(PresentUpload::new(digests)),
+        Err(error) => return Err(store_error(&error)),
     };
-    match send(upload, gathered.as_ref().map(|gathered| gathered.data.clone()), &mut incoming).await {
-        Ok(()) => empty(StatusCode::OK),
-        Err(Failed::Body(broken)) => broken.answer(),
-        Err(Failed::Store(error)) => refused(store_error(&error), incoming, version).await,
-    }
+    let sent = match (coding, gathered) {
+        (Coding::Zstd { .. }, _) => send_frames(upload, size_bytes, incoming).await,
+        (Coding::Plain { .. }, gathered) => send(upload, gathered, incoming).await,
+    };
+    sent.map_err(|failed| match failed {
+        Failed::Body(broken) => broken.answer(),
+        Failed::Store(error) => store_error(&error),
+        Failed::Frames(error) => decompress_error(&error),
+    })
 }
 
 enum Failed {
     Body(Broken),
     Store(StoreError),
+    Frames(DecompressError),
 }
 
 impl From<Broken> for Failed {
@@ -84,6 +119,12 @@ impl From<Broken> for Failed {
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<DecompressError> for Failed {
+    fn from(error: DecompressError) -> Self {
+        Self::Frames(error)
     }
 }
 
@@ -100,9 +141,11 @@ async fn send(mut upload: Box<dyn BlobUpload>, gathered: Option<Bytes>, incoming
     Ok(())
 }
 
-/// The refusal of a body that is encoded in a way that is not understood here.
-pub(super) fn encoded(headers: &HeaderMap) -> Option<Answer> {
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    let plain = encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    (!plain).then(|| text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding is not supported"))
+async fn send_frames(upload: Box<dyn BlobUpload>, size_bytes: u64, incoming: &mut Incoming) -> Result<(), Failed> {
+    let mut upload = ZstdUpload::new(upload, size_bytes)?;
+    while let Some(piece) = incoming.next().await? {
+        upload.write(&piece).await?;
+    }
+    upload.finish().await?;
+    Ok(())
 }

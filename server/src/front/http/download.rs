@@ -1,24 +1,71 @@
-//! Answers that carry what was found: whole or in part, or only the word that the client has it already.
+//! Answers that carry what was found: whole or in part, as it is or compressed, or only the word that the client has it already.
+//!
+//! Always true here: an entity tag is of one sequence of bytes, so that a blob and its zstd frame have two; parts are parts of the blob as
+//! it is, and who asks for one gets it as it is; the answer to HEAD is that of the blob as it is.
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream, stream::BoxStream};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
     Asked, Cache,
     answer::{Answer, Pieces, empty, missing, store_error, text},
     conditions::{Part, etag, is_known, part},
+    encoding::Takes,
 };
-use crate::store::{BlobRead, ByteRange, DigestFunction, Hasher, Instance, OpenBlob, StoreError};
+use crate::store::{BlobRead, ByteRange, DigestFunction, Hasher, Instance, OpenBlob, StoreError, compression};
 
-/// A blob, under the hash that it was asked for by.
+/// What is compressed where it is: a fraction of a millisecond. Also how much of a blob tells whether it is worth it.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
+/// What bytes are said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bytes,
+    Json,
+}
+
+impl Kind {
+    fn value(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Bytes => "application/octet-stream",
+            Self::Json => "application/json",
+        })
+    }
+}
+
+/// A blob, under the hash that it was asked for by, in the coding that the client likes best.
 pub(super) async fn blob(cache: &Cache, instance: &Instance, hash_hex: &str, found: OpenBlob, asked: &Asked) -> Answer {
-    let Some(etag) = etag(hash_hex) else {
+    let mut answer = coded(cache, instance, hash_hex, found, asked).await;
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    answer
+}
+
+async fn coded(cache: &Cache, instance: &Instance, hash_hex: &str, found: OpenBlob, asked: &Asked) -> Answer {
+    let (Some(tag), Some(zstd_tag)) = (etag(hash_hex), etag(&format!("{hash_hex}-zstd"))) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "hash is no header");
     };
+    let takes = Takes::of(&asked.headers);
+    let get = asked.method == Method::GET;
+    if get && !takes.plain && !takes.zstd {
+        return text(StatusCode::NOT_ACCEPTABLE, "blobs are sent as they are, or as zstd; Accept-Encoding excludes both");
+    }
+    // What the client has may be either, if it takes it.
+    if get && takes.zstd && is_known(&asked.headers, &zstd_tag) {
+        return known(zstd_tag);
+    }
+    // A blob and its part have to be of one coding, or they would not fit together.
+    let ranged = asked.headers.contains_key(header::RANGE);
+    if get && takes.zstd && (!takes.plain || (takes.rather_zstd && !ranged && !is_known(&asked.headers, &tag))) {
+        return compressed(found, takes, tag, zstd_tag, asked).await;
+    }
+    plain(cache, instance, found, Decided::new(asked, tag, Kind::Bytes)).await
+}
+
+async fn plain(cache: &Cache, instance: &Instance, found: OpenBlob, decided: impl FnOnce(u64) -> Decided) -> Answer {
     let size_bytes = found.digest.size_bytes;
-    let decided = Decided::of(asked, etag, size_bytes);
+    let decided = decided(size_bytes);
     let Some((offset_bytes, len_bytes)) = decided.wanted else {
         return decided.answer(Body::empty());
     };
@@ -41,12 +88,52 @@ pub(super) async fn blob(cache: &Cache, instance: &Instance, hash_hex: &str, fou
     }
 }
 
-/// Bytes that are all in memory.
-pub(super) fn bytes(data: Bytes, asked: &Asked) -> Answer {
+/// A blob as one zstd frame, or as it is where that is not worth it and the client takes it. A store that has the frame already would be
+/// asked for it here.
+async fn compressed(found: OpenBlob, takes: Takes, tag: HeaderValue, zstd_tag: HeaderValue, asked: &Asked) -> Answer {
+    let len_bytes = found.digest.size_bytes;
+    let (first, rest) = match begin(found.read).await {
+        Ok(Some(pieces)) => pieces,
+        Ok(None) => return missing(),
+        Err(error) => return store_error(&error),
+    };
+    let sample = first.get(..AT_ONCE_BYTES_MAX).unwrap_or(&first);
+    let whole = sample.len() as u64 == len_bytes;
+    let smaller = compression::compress_if_smaller(sample);
+    if smaller.is_none() && takes.plain {
+        return Decided::new(asked, tag, Kind::Bytes)(len_bytes).answer(Pieces::body(first, rest, len_bytes));
+    }
+    let frame = match (whole, smaller) {
+        (true, Some(frame)) => Ok((Some(frame.len()), Body::from(frame))),
+        (true, None) => compression::compress_whole(sample).map(|frame| (Some(frame.len()), Body::from(frame))),
+        (false, _) => {
+            compression::compress(stream::iter([Ok(first)]).chain(rest).boxed(), len_bytes).map(|frame| (None, Body::from_stream(frame)))
+        }
+    };
+    let (frame_bytes, body) = match frame {
+        Ok(frame) => frame,
+        Err(error) => return store_error(&error),
+    };
+    let mut answer = Response::new(body);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, Kind::Bytes.value());
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+    headers.insert(header::ETAG, zstd_tag);
+    if let Some(bytes) = frame_bytes {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+    answer
+}
+
+/// Bytes that are all in memory. `vary` names the header of the request that chose them.
+pub(super) fn bytes(data: Bytes, kind: Kind, vary: Option<&'static str>, asked: &Asked) -> Answer {
     let Some(etag) = etag(&Hasher::digest(DigestFunction::Blake3, &data).hash_hex()) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "hash is no header");
     };
-    let decided = Decided::of(asked, etag, data.len() as u64);
+    let mut decided = Decided::new(asked, etag, kind)(data.len() as u64);
+    if let Some(vary) = vary {
+        decided.head.headers_mut().insert(header::VARY, HeaderValue::from_static(vary));
+    }
     match decided.wanted {
         None => decided.answer(Body::empty()),
         Some((offset_bytes, len_bytes)) => match slice(&data, offset_bytes, len_bytes) {
@@ -54,6 +141,13 @@ pub(super) fn bytes(data: Bytes, asked: &Asked) -> Answer {
             None => text(StatusCode::INTERNAL_SERVER_ERROR, "range is not in the data"),
         },
     }
+}
+
+/// The client has it.
+fn known(etag: HeaderValue) -> Answer {
+    let mut answer = empty(StatusCode::NOT_MODIFIED);
+    answer.headers_mut().insert(header::ETAG, etag);
+    answer
 }
 
 /// An answer of which only the body is missing.
@@ -64,11 +158,14 @@ struct Decided {
 }
 
 impl Decided {
-    fn of(asked: &Asked, etag: HeaderValue, size_bytes: u64) -> Self {
+    /// What is decided once the size is known.
+    fn new(asked: &Asked, etag: HeaderValue, kind: Kind) -> impl FnOnce(u64) -> Self {
+        move |size_bytes| Self::of(asked, etag, kind, size_bytes)
+    }
+
+    fn of(asked: &Asked, etag: HeaderValue, kind: Kind, size_bytes: u64) -> Self {
         if is_known(&asked.headers, &etag) {
-            let mut head = empty(StatusCode::NOT_MODIFIED);
-            head.headers_mut().insert(header::ETAG, etag);
-            return Self { head, wanted: None };
+            return Self { head: known(etag), wanted: None };
         }
         let get = asked.method == Method::GET;
         let (status, wanted) = match part(&asked.headers, &etag, size_bytes) {
@@ -82,7 +179,7 @@ impl Decided {
         };
         let mut head = empty(status);
         let headers = head.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::CONTENT_TYPE, kind.value());
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::ETAG, etag);
         if let (StatusCode::PARTIAL_CONTENT, Some((offset_bytes, len_bytes))) = (status, wanted) {
@@ -112,15 +209,26 @@ fn slice(data: &Bytes, offset_bytes: u64, len_bytes: u64) -> Option<Bytes> {
     (end <= data.len()).then(|| data.slice(start..end))
 }
 
-/// The first piece decides: what cannot be read from its beginning is not there.
-async fn send(decided: Decided, read: BlobRead, len_bytes: u64) -> Answer {
+type Rest = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// The first piece and the others. The first one decides: what cannot be read from its beginning is not there.
+async fn begin(read: BlobRead) -> Result<Option<(Bytes, Rest)>, StoreError> {
     let mut pieces = match read {
-        BlobRead::Whole(data) => return decided.answer(Body::from(data)),
+        BlobRead::Whole(data) => return Ok(Some((data, stream::empty().boxed()))),
         BlobRead::Pieces(pieces) => pieces,
     };
     match pieces.next().await {
-        Some(Ok(first)) => decided.answer(Pieces::body(first, pieces, len_bytes)),
-        None | Some(Err(StoreError::Lost { .. })) => missing(),
-        Some(Err(error)) => store_error(&error),
+        Some(Ok(first)) => Ok(Some((first, pieces))),
+        None | Some(Err(StoreError::Lost { .. })) => Ok(None),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+async fn send(decided: Decided, read: BlobRead, len_bytes: u64) -> Answer {
+    match begin(read).await {
+        Ok(Some((first, _))) if first.len() as u64 == len_bytes => decided.answer(Body::from(first)),
+        Ok(Some((first, rest))) => decided.answer(Pieces::body(first, rest, len_bytes)),
+        Ok(None) => missing(),
+        Err(error) => store_error(&error),
     }
 }

@@ -10,8 +10,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::{
     Cache, Call,
     answer::{Answer, empty, missing, refused, store_error, text},
-    cas::encoded,
-    download,
+    download::{self, Kind},
+    encoding,
 };
 use crate::store::Instance;
 
@@ -42,7 +42,7 @@ pub(super) async fn call(cache: &Cache, instance: &Instance, name: &[u8], path: 
             refused(answer, call.incoming, call.version).await
         }
         _ => match cache.store.get_entry(instance, name).await {
-            Ok(Some(data)) => download::bytes(data, &call.asked),
+            Ok(Some(data)) => download::bytes(data, Kind::Bytes, None, &call.asked),
             Ok(None) => missing(),
             Err(error) => store_error(&error),
         },
@@ -51,15 +51,13 @@ pub(super) async fn call(cache: &Cache, instance: &Instance, name: &[u8], path: 
 
 async fn put(cache: &Cache, instance: &Instance, name: &[u8], call: Call) -> Answer {
     let (version, mut incoming) = (call.version, call.incoming);
-    if let Some(answer) = encoded(&call.asked.headers) {
-        return refused(answer, incoming, version).await;
-    }
-    match incoming.gather(cache.store.capabilities().entry_bytes_max, &cache.memory).await {
-        Ok(gathered) => match cache.store.put_entry(instance, name, gathered.data).await {
+    let limit_bytes = cache.store.capabilities().entry_bytes_max;
+    match encoding::gather(cache, &call.asked.headers, &mut incoming, limit_bytes).await {
+        Ok(data) => match cache.store.put_entry(instance, name, data).await {
             Ok(()) => empty(StatusCode::OK),
             Err(error) => store_error(&error),
         },
-        Err(broken) => refused(broken.answer(), incoming, version).await,
+        Err(refusal) => refused(refusal, incoming, version).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lists of chunks in the engine: one value under the blob's hash, the entries of long ones in a blob of their own.
+//! Lists of chunks in the engine: one value under the blob's key, the entries of long ones in a blob of their own.
 //!
 //! Always true here: long lists that are in memory, whoever holds them, have at most [`MEMORY_BYTES_MAX`] bytes together; a list whose
 //! entries are gone or damaged is none.
@@ -12,11 +12,11 @@ use tokio::{
     time::timeout,
 };
 
-use blockstore_names::keys::{chunk_list_key, content_key};
+use blockstore_names::keys::{blob_key, chunk_list_key};
 
 use super::collect;
 use crate::store::{
-    ChunkList, Digest, StoreError, WriteOutcome,
+    ChunkList, Digest, Instance, StoreError, WriteOutcome,
     chunk_list::{CHUNKS_MAX, INLINE_BYTES_MAX, Kept, entry_bytes},
     hashing::digest_in_turns,
 };
@@ -49,18 +49,19 @@ impl Lists {
         Self { engine, memory: Arc::new(Semaphore::new(MEMORY_BYTES_MAX as usize)) }
     }
 
-    pub(super) async fn have(&self, digests: &[Digest]) -> Vec<bool> {
-        let keys: Vec<_> = digests.iter().map(|digest| (chunk_list_key(digest), None)).collect();
+    pub(super) async fn have(&self, owner: Option<&Instance>, digests: &[Digest]) -> Vec<bool> {
+        let keys: Vec<_> = digests.iter().map(|digest| (chunk_list_key(owner, digest), None)).collect();
         self.engine.lookup(&keys).await
     }
 
-    pub(super) async fn get(&self, digest: &Digest) -> Result<Option<ChunkList>, StoreError> {
-        let Some(kept) = self.value(&chunk_list_key(digest), None).await?.and_then(|value| Kept::decode(digest.function, &value)) else {
+    pub(super) async fn get(&self, owner: Option<&Instance>, digest: &Digest) -> Result<Option<ChunkList>, StoreError> {
+        let value = self.value(&chunk_list_key(owner, digest), None).await?;
+        let Some(kept) = value.and_then(|value| Kept::decode(digest.function, &value)) else {
             return Ok(None);
         };
         let entries = match &kept {
             Kept::Whole(_) => Bytes::new(),
-            Kept::Elsewhere { entries, .. } => match self.long_entries(entries).await? {
+            Kept::Elsewhere { entries, .. } => match self.long_entries(owner, entries).await? {
                 Some(entries) => entries,
                 None => return Ok(None),
             },
@@ -68,32 +69,32 @@ impl Lists {
         Ok(kept.with_entries(digest.function, entries))
     }
 
-    pub(super) async fn put(&self, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+    pub(super) async fn put(&self, owner: Option<&Instance>, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
         let value = match list.long_entries(usize::try_from(self.engine.named_bytes_max()).unwrap_or(usize::MAX)) {
             None => list.encode(None),
             Some(entries) => {
                 let blob = digest_in_turns(digest.function, entries).await;
-                self.engine.put(content_key(&blob), entries.clone()).await?;
+                self.engine.put(blob_key(owner, &blob), entries.clone()).await?;
                 list.encode(Some(&blob))
             }
         };
-        Ok(self.engine.put(chunk_list_key(digest), value).await?.into())
+        Ok(self.engine.put(chunk_list_key(owner, digest), value).await?.into())
     }
 
     /// The entries that are a blob.
-    async fn long_entries(&self, blob: &Digest) -> Result<Option<Bytes>, StoreError> {
+    async fn long_entries(&self, owner: Option<&Instance>, blob: &Digest) -> Result<Option<Bytes>, StoreError> {
         let entries_bytes_max = CHUNKS_MAX * entry_bytes(blob.function);
         let Some(size_bytes) = u32::try_from(blob.size_bytes).ok().filter(|bytes| *bytes as usize <= entries_bytes_max) else {
             return Ok(None);
         };
         if size_bytes as usize <= INLINE_BYTES_MAX {
-            return self.value(&content_key(blob), Some(blob.size_bytes)).await;
+            return self.value(&blob_key(owner, blob), Some(blob.size_bytes)).await;
         }
         let permit = timeout(MEMORY_WAIT_MAX, self.memory.clone().acquire_many_owned(size_bytes)).await;
         let Ok(Ok(permit)) = permit else {
             return Err(StoreError::NoRoom("too many long lists of chunks are in use".into()));
         };
-        let entries = self.value(&content_key(blob), Some(blob.size_bytes)).await?;
+        let entries = self.value(&blob_key(owner, blob), Some(blob.size_bytes)).await?;
         Ok(entries.map(|entries| Bytes::from_owner(Counted { entries, _permit: permit })))
     }
 
@@ -133,8 +134,8 @@ mod tests {
             let mut list = ChunkListBuilder::new(function, 1);
             (0..chunks).for_each(|n| list.push(&blob.with_size(n)).unwrap());
             let list = list.finish().unwrap();
-            lists.put(&blob, list.clone()).await.unwrap();
-            let found = lists.get(&blob).await.unwrap().unwrap();
+            lists.put(None, &blob, list.clone()).await.unwrap();
+            let found = lists.get(None, &blob).await.unwrap().unwrap();
             assert_eq!(found, list);
             let counted = if chunks == 100 { 0 } else { list.memory_bytes() };
             let used = || MEMORY_BYTES_MAX as usize - lists.memory.available_permits();

@@ -6,18 +6,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Engine, Upload};
+use blockstore_engine::{Begin, Engine, Key, Upload};
 use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
-use super::{LastMatch, content_key, verify_hash};
+use super::{LastMatch, verify_hash};
 use crate::store::{BlobUpload, Digest, Hasher, StoreError, WriteOutcome};
 
 /// Bytes of a large upload that wait for its task at most, unless a single piece is larger.
-const QUEUE_BYTES_MAX: u32 = 4 << 20;
+const QUEUE_BYTES_MAX: u32 = 1 << 20;
 /// Pieces that wait at most.
 const QUEUE_PIECES_MAX: usize = 256;
 /// Hash and copy go over the bytes in strides of this size, so that the second finds them in the processor's cache.
@@ -26,8 +26,8 @@ const STRIDE_BYTES: usize = 256 << 10;
 /// Where an upload belongs.
 pub(super) struct Target {
     pub(super) engine: Engine,
-    /// The names that it may turn out to have: at least one, the likeliest first, all of one size.
-    pub(super) digests: Vec<Digest>,
+    /// The names that it may turn out to have, and their keys: at least one, the likeliest first, all of one size.
+    pub(super) named: Vec<(Digest, Key)>,
     pub(super) last_match: LastMatch,
 }
 
@@ -35,17 +35,22 @@ impl Target {
     /// The name that it probably has.
     pub(super) fn expected(&self) -> &Digest {
         // Whoever makes a target has looked at the first.
-        &self.digests[0]
+        &self.named[0].0
     }
 
-    /// The one of the names that was computed from the bytes.
-    fn matching(&self, computed: &[Digest]) -> Result<Digest, StoreError> {
-        match self.digests.iter().find(|digest| computed.contains(digest)) {
-            Some(&digest) => {
-                if self.digests.len() > 1 {
+    /// The key of that name.
+    pub(super) fn expected_key(&self) -> &Key {
+        &self.named[0].1
+    }
+
+    /// The key of the one of the names that was computed from the bytes.
+    fn matching(&self, computed: &[Digest]) -> Result<Key, StoreError> {
+        match self.named.iter().find(|(digest, _)| computed.contains(digest)) {
+            Some((digest, key)) => {
+                if self.named.len() > 1 {
                     self.last_match.remember(digest.function);
                 }
-                Ok(digest)
+                Ok(*key)
             }
             None => Err(StoreError::HashMismatch {
                 declared: Box::new(*self.expected()),
@@ -116,10 +121,10 @@ impl BlobUpload for SmallUpload {
         let data = whole.unwrap_or_else(|| gathered.into());
         let mut computed = vec![hasher.finish()];
         if computed.first() != Some(target.expected()) {
-            computed.extend(target.digests.iter().skip(1).map(|digest| Hasher::digest(digest.function, &data)));
+            computed.extend(target.named.iter().skip(1).map(|(digest, _)| Hasher::digest(digest.function, &data)));
         }
-        let digest = target.matching(&computed)?;
-        Ok(target.engine.put(content_key(&digest), data).await?.into())
+        let key = target.matching(&computed)?;
+        Ok(target.engine.put(key, data).await?.into())
     }
 }
 
@@ -196,7 +201,7 @@ impl BlobUpload for LargeUpload {
 }
 
 async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
-    let mut hashers: Vec<_> = target.digests.iter().map(|digest| Hasher::new(digest.function, digest.size_bytes)).collect();
+    let mut hashers: Vec<_> = target.named.iter().map(|(digest, _)| Hasher::new(digest.function, digest.size_bytes)).collect();
     while let Some(message) = messages.recv().await {
         match message {
             Message::Piece(data, permit) => {
@@ -208,10 +213,10 @@ async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<
             }
             Message::Finish => {
                 let computed: Vec<_> = hashers.into_iter().map(Hasher::finish).collect();
-                let digest = target.matching(&computed)?;
-                return match digest == *target.expected() {
+                let key = target.matching(&computed)?;
+                return match key == *target.expected_key() {
                     true => Ok(upload.finish().await?.into()),
-                    false => store_again(&target.engine, upload, &digest).await,
+                    false => store_again(&target, upload, key).await,
                 };
             }
         }
@@ -220,8 +225,8 @@ async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<
 }
 
 /// Stores what was uploaded under the name that it turned out to have. It was not visible under the other, and goes.
-async fn store_again(engine: &Engine, mut upload: Upload, digest: &Digest) -> Result<WriteOutcome, StoreError> {
-    let mut again = match engine.begin_upload(content_key(digest), digest.size_bytes).await? {
+async fn store_again(target: &Target, mut upload: Upload, key: Key) -> Result<WriteOutcome, StoreError> {
+    let mut again = match target.engine.begin_upload(key, target.expected().size_bytes).await? {
         Begin::AlreadyPresent => return Ok(WriteOutcome::AlreadyPresent),
         Begin::Upload(again) => again,
     };
