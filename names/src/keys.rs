@@ -25,7 +25,7 @@ pub fn content_key(digest: &Digest) -> Key {
 }
 
 /// Marks the functions of blobs that belong to one instance: no shared blob, whatever its bytes, has such a key.
-const OF_INSTANCE: u8 = 0x80;
+pub const OF_INSTANCE: u8 = 0x80;
 
 /// The key of a blob that only its owner has, or all instances. What the instance without a name owns has the key that is shared
 /// otherwise.

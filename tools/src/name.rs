@@ -11,6 +11,7 @@ use blockstore_names::{Digest, DigestFunction, keys};
 pub(crate) fn kind(record: &Record) -> String {
     match record.kind {
         RecordKind::Part => "part".into(),
+        RecordKind::Content | RecordKind::LargeObject if instance_function(record.key.function).is_some() => "instance_blob".into(),
         RecordKind::Content | RecordKind::LargeObject if function(&record.key).is_none() => format!("unknown kind {}", record.key.function),
         RecordKind::LargeObject => "large_blob".into(),
         RecordKind::Content => "blob".into(),
@@ -25,7 +26,12 @@ pub(crate) fn kind(record: &Record) -> String {
 
 /// The digest function of the blob of whose chunks a named key of this kind has the list.
 fn chunked_function(kind: u8) -> Option<DigestFunction> {
-    kind.checked_sub(keys::NAMED_CHUNK_LIST).and_then(|number| DigestFunction::from_number(i32::from(number)))
+    kind.checked_sub(keys::NAMED_CHUNK_LIST).and_then(|number| DigestFunction::from_number(i32::from(number & !keys::OF_INSTANCE)))
+}
+
+/// The digest function of a blob that belongs to one instance: its key is a hash of the instance's name and its own hash.
+fn instance_function(kind: u8) -> Option<DigestFunction> {
+    (kind & keys::OF_INSTANCE != 0).then(|| DigestFunction::from_number(i32::from(kind & !keys::OF_INSTANCE))).flatten()
 }
 
 /// The digest function of a content key, if this program knows it.
@@ -107,7 +113,7 @@ pub(crate) fn parse_digest(name: &str) -> Result<(Digest, Option<u64>), Failure>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blockstore_names::Hasher;
+    use blockstore_names::{Hasher, Instance};
 
     #[test]
     fn what_is_printed_is_understood() {
@@ -128,10 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_chunks_are_known_by_their_kind_and_nothing_else_is() {
+    fn lists_of_chunks_and_blobs_of_instances_are_known_by_their_kind_and_nothing_else_is() {
         for function in DigestFunction::ALL {
-            let key = keys::chunk_list_key(&Hasher::digest(function, b"x"));
-            assert_eq!(chunked_function(key.function), Some(function));
+            for owner in [None, Some(&Instance::new("main"))] {
+                let digest = Hasher::digest(function, b"x");
+                assert_eq!(chunked_function(keys::chunk_list_key(owner, &digest).function), Some(function));
+                let of_instance = instance_function(keys::blob_key(owner, &digest).function);
+                assert_eq!(of_instance, owner.map(|_| function));
+            }
         }
         for kind in [0, keys::NAMED_ACTION_RESULT, keys::NAMED_ENTRY, keys::NAMED_CHUNK_LIST, 77, 255] {
             assert_eq!(chunked_function(kind), None, "{kind}");
