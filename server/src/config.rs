@@ -447,8 +447,7 @@ mod tests {
     fn connections_have_bounds_of_their_own() {
         let line = "blockstored --dir d --http-connections-max 7 --http-head-ms-max 8 --http-head-bytes-max 64KiB --http-idle-ms-max 9 \
                     --http-stall-ms-max 10";
-        let limits =
-            http::Limits { connections_max: 7, head_ms_max: 8, head_bytes_max: 64 << 10, idle_ms_max: 9, stall_ms_max: 10 };
+        let limits = http::Limits { connections_max: 7, head_ms_max: 8, head_bytes_max: 64 << 10, idle_ms_max: 9, stall_ms_max: 10 };
         assert_eq!(parse(line).unwrap().http_limits, limits);
     }
 

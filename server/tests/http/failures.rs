@@ -83,7 +83,9 @@ async fn a_store_whose_device_failed_serves_what_it_has_and_refuses_the_rest_for
     let refused = refused.expect("the device is full by now");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     let hash = kept.digest().hash;
-    for (method, path) in [("PUT", path(Blob::new(2, 5))), ("PUT", format!("/ac/{hash}")), ("PUT", "/kv/x".into()), ("DELETE", "/kv/kept".into())] {
+    for (method, path) in
+        [("PUT", path(Blob::new(2, 5))), ("PUT", format!("/ac/{hash}")), ("PUT", "/kv/x".into()), ("DELETE", "/kv/kept".into())]
+    {
         let body = if path.contains("/cas/") { Blob::new(2, 5).bytes() } else { "x".into() };
         let answer = http.send(method, &path, &[], whole(body)).await;
         assert_eq!(answer.status, 503, "{method} {path}");

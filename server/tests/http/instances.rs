@@ -1,12 +1,12 @@
 //! What instances have in common, over both protocols.
 
+use blockstore_proto::bytestream::{ReadRequest, WriteRequest, byte_stream_client::ByteStreamClient};
 use blockstore_proto::reapi::{
     ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, Directory, DirectoryNode, FileNode, FindMissingBlobsRequest,
     GetActionResultRequest, GetTreeRequest, OutputDirectory, OutputFile, SpliceBlobRequest, UpdateActionResultRequest,
     action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
     content_addressable_storage_client::ContentAddressableStorageClient,
 };
-use blockstore_proto::bytestream::{ReadRequest, WriteRequest, byte_stream_client::ByteStreamClient};
 use blockstore_tests::{
     blob::{Blob, digest_of},
     client::action_digest,
@@ -37,17 +37,13 @@ impl Grpc {
     }
 
     async fn is_there(&self, digest: &Digest) -> bool {
-        let request = FindMissingBlobsRequest {
-            instance_name: self.instance.clone(),
-            blob_digests: vec![digest.clone()],
-            ..Default::default()
-        };
+        let request =
+            FindMissingBlobsRequest { instance_name: self.instance.clone(), blob_digests: vec![digest.clone()], ..Default::default() };
         self.cas().find_missing_blobs(request).await.unwrap().into_inner().missing_blob_digests.is_empty()
     }
 
     async fn batch_reads(&self, digest: &Digest) -> bool {
-        let request =
-            BatchReadBlobsRequest { instance_name: self.instance.clone(), digests: vec![digest.clone()], ..Default::default() };
+        let request = BatchReadBlobsRequest { instance_name: self.instance.clone(), digests: vec![digest.clone()], ..Default::default() };
         let answer = self.cas().batch_read_blobs(request).await.unwrap().into_inner();
         answer.responses[0].status.as_ref().unwrap().code == 0
     }
@@ -208,7 +204,10 @@ async fn what_an_action_result_names_has_to_be_in_its_own_instance() {
     let server = Server::with("--cas-instances separate --ac-instances shared");
     let (a, b) = (Grpc::to(&server, "a").await, Grpc::to(&server, "b").await);
     let output = Blob::new(1, 2_000).bytes();
-    let leaf = Directory { files: vec![FileNode { name: "f".into(), digest: Some(digest_of(&output)), ..Default::default() }], ..Default::default() };
+    let leaf = Directory {
+        files: vec![FileNode { name: "f".into(), digest: Some(digest_of(&output)), ..Default::default() }],
+        ..Default::default()
+    };
     let leaf = leaf.encode_to_vec();
     let root = Directory { directories: vec![DirectoryNode { name: "d".into(), digest: Some(digest_of(&leaf)) }], ..Default::default() };
     let root = root.encode_to_vec();

@@ -12,4 +12,3 @@ mod instances;
 mod json;
 mod server;
 mod wire;
-

@@ -174,7 +174,9 @@ async fn requests_that_come_together_are_answered_in_order() {
 
     // Each head says how much of a body follows; HEAD says it too, and has none.
     let mut left = &answer[..];
-    for (status, said, body) in [(200, 0, &b""[..]), (200, 2_000, b""), (200, 2_000, &blob), (404, 17, b"not in the store\n"), (206, 10, &blob[..10])] {
+    for (status, said, body) in
+        [(200, 0, &b""[..]), (200, 2_000, b""), (200, 2_000, &blob), (404, 17, b"not in the store\n"), (206, 10, &blob[..10])]
+    {
         let end = left.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
         let head = String::from_utf8(left[..end].to_vec()).unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");

@@ -50,7 +50,8 @@ fn found(result: Bytes, function: DigestFunction, asked: &Asked) -> Answer {
 }
 
 fn not_acceptable(why: &str) -> Answer {
-    let mut answer = text(StatusCode::NOT_ACCEPTABLE, &format!("there is no JSON for what is stored, only application/octet-stream: {why}"));
+    let mut answer =
+        text(StatusCode::NOT_ACCEPTABLE, &format!("there is no JSON for what is stored, only application/octet-stream: {why}"));
     answer.headers_mut().insert(header::VARY, HeaderValue::from_static(VARY));
     answer
 }

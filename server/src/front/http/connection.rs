@@ -180,13 +180,7 @@ impl Drop for Place {
 impl Places {
     fn new(max: usize) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            max,
-            free: Arc::new(Semaphore::new(max)),
-            epoch: Instant::now(),
-            next: AtomicU64::new(0),
-            taken: Mutex::default(),
-        }
+        Self { max, free: Arc::new(Semaphore::new(max)), epoch: Instant::now(), next: AtomicU64::new(0), taken: Mutex::default() }
     }
 
     /// A place, of somebody who does not need it if there is no other.

@@ -106,7 +106,9 @@ async fn compressed(found: OpenBlob, takes: Takes, tag: HeaderValue, zstd_tag: H
     let frame = match (whole, smaller) {
         (true, Some(frame)) => Ok((Some(frame.len()), Body::from(frame))),
         (true, None) => compression::compress_whole(sample).map(|frame| (Some(frame.len()), Body::from(frame))),
-        (false, _) => compression::compress(stream::iter([Ok(first)]).chain(rest).boxed(), len_bytes).map(|frame| (None, Body::from_stream(frame))),
+        (false, _) => {
+            compression::compress(stream::iter([Ok(first)]).chain(rest).boxed(), len_bytes).map(|frame| (None, Body::from_stream(frame)))
+        }
     };
     let (frame_bytes, body) = match frame {
         Ok(frame) => frame,

@@ -243,7 +243,8 @@ mod tests {
             assert_eq!(json.pointer(pointer), Some(&expected), "{pointer}");
         }
         // Both ways to write names and numbers are right.
-        let other = br#" {"exit_code": "5", "outputFiles": [{"path": "p", "digest": {"hash": "aa", "size_bytes": 3}}], "stdoutRaw": null} "#;
+        let other =
+            br#" {"exit_code": "5", "outputFiles": [{"path": "p", "digest": {"hash": "aa", "size_bytes": 3}}], "stdoutRaw": null} "#;
         let result = reapi::ActionResult::decode(&decode(other).unwrap()[..]).unwrap();
         assert_eq!((result.exit_code, result.output_files[0].digest.as_ref().unwrap().size_bytes), (5, 3));
     }

@@ -101,13 +101,8 @@ impl Room {
             Ok(permit) => permit,
             Err(_) => timeout(WAIT_MAX, self.wait(bytes)).await.ok()??,
         };
-        let holder = Holder {
-            bytes,
-            epoch: self.epoch,
-            standing_since: AtomicU64::new(0),
-            is_cut: AtomicBool::new(false),
-            cut: Notify::new(),
-        };
+        let holder =
+            Holder { bytes, epoch: self.epoch, standing_since: AtomicU64::new(0), is_cut: AtomicBool::new(false), cut: Notify::new() };
         let holder = Arc::new(holder);
         let mut holders = self.holders.lock();
         let number = holders.next;

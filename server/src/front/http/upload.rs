@@ -51,9 +51,10 @@ impl Broken {
             Self::Stalled => text(StatusCode::REQUEST_TIMEOUT, "body stood still for too long"),
             Self::GaveWay => text_later(StatusCode::REQUEST_TIMEOUT, "body stood still while others waited for its memory"),
             Self::Crowded => text_later(StatusCode::SERVICE_UNAVAILABLE, "too many bodies arrive at the same time"),
-            Self::TooLarge { limit_bytes } => {
-                text(StatusCode::PAYLOAD_TOO_LARGE, &format!("body is larger than the {limit_bytes} bytes that are taken under such a path"))
-            }
+            Self::TooLarge { limit_bytes } => text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &format!("body is larger than the {limit_bytes} bytes that are taken under such a path"),
+            ),
         }
     }
 }
