@@ -221,7 +221,7 @@ mod tests {
             for chunks in [0, 1, 5] {
                 let list = list(function, chunks);
                 assert_eq!((list.len(), list.is_empty(), list.chunking()), (chunks as usize, chunks == 0, -7));
-                assert_eq!(list.size_bytes(), (0..u64::from(chunks)).map(|n| n << 33).sum());
+                assert_eq!(list.size_bytes(), (0..u64::from(chunks)).map(|n| n << 33).sum::<u64>());
                 let value = list.encode(None);
                 assert_eq!(Kept::decode(function, &value), Some(Kept::Whole(list.clone())));
 
