@@ -68,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) control: mpsc::Sender<Control>,
     /// Bounds the payload bytes on their way to the sequencer.
     pub(crate) queued: Arc<Semaphore>,
+    /// Requests that the sequencer has taken and not yet answered.
+    pub(crate) sequenced: AtomicU64,
     /// Everything up to here is durable.
     pub(crate) durable: watch::Sender<Lsn>,
     /// Everything up to here is published.
@@ -111,7 +113,7 @@ impl Core {
         count(&self.counters.flushes, 1);
         let start = Instant::now();
         let result = issued.await;
-        count(&self.counters.flush_us, start.elapsed().as_micros() as u64);
+        self.counters.flushed(start.elapsed());
         result.map_err(|e: io::Error| self.poison.set(format!("flush device: {e}")))
     }
 

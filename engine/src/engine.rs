@@ -5,7 +5,7 @@ use crate::{
     checkpoint,
     clock::AgeClock,
     core::{Core, Poison, QUEUED_BYTES_MAX},
-    device::{AlignedBuf, Device, PAGE_BYTES},
+    device::{AlignedBuf, Device, DeviceCounters, PAGE_BYTES},
     error::{OpenError, PutError},
     format::{
         layout::Layout,
@@ -19,7 +19,7 @@ use crate::{
     recover::{Recovered, State, recover},
     rotation,
     sequencer::{Change, PackedRecord, Sequencer},
-    space::Space,
+    space::{Ages, Space},
     stats::{Counters, Stats, count},
     superblocks::{self, Superblocks},
     upload::{self, BeginContent, Lead, Reserved, TOUCHED_MAX, Upload, Uploads},
@@ -217,6 +217,7 @@ impl Engine {
             puts,
             control,
             queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
+            sequenced: AtomicU64::new(0),
             durable: watch::Sender::new(durable),
             published: AtomicU64::new(end.next.prev().0),
             changed: AtomicU64::new(end.next.prev().0),
@@ -456,9 +457,17 @@ impl Engine {
         .await
     }
 
+    /// What the device has done since it was opened.
+    pub fn device_counters(&self) -> DeviceCounters {
+        self.core().device.counters()
+    }
+
     /// A reading of the store's counters and gauges.
     pub fn stats(&self) -> Stats {
         let core = self.core();
+        let Ages { oldest, reclaimed } = core.space.ages();
+        let millis = |age: Option<Duration>| age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let waiting = core.puts.max_capacity() - core.puts.capacity() + core.control.max_capacity() - core.control.capacity();
         Stats {
             capacity_bytes: core.layout.capacity_bytes(),
             live_slots: core.table.live(),
@@ -467,6 +476,8 @@ impl Engine {
             relocations: core.table.relocations(),
             live_bytes: core.census.total().bytes.iter().sum(),
             spare_blocks: core.space.spare_blocks(),
+            oldest_block_ms: millis(oldest),
+            reclaimed_block_ms: millis(reclaimed),
             log_used_pages: (core.log_head.load(Ordering::Relaxed) + 1).saturating_sub(core.log_tail.load(Ordering::Relaxed)),
             log_pages: core.layout.log_pages,
             unflushed_bytes: core.unflushed_bytes.load(Ordering::Relaxed),
@@ -475,6 +486,7 @@ impl Engine {
             reserved_slots: core.table.reserved(),
             held_slots: core.table.held(),
             flights: core.uploads.flights.running() as u64,
+            queued_requests: waiting as u64 + core.sequenced.load(Ordering::Relaxed),
             queued_bytes: (QUEUED_BYTES_MAX - core.queued.available_permits()) as u64,
             gathered_bytes: core.uploads.gathered_bytes(),
             pending_places: core.space.pending_places(),

@@ -35,5 +35,5 @@ pub use engine::{Begin, Durability, Engine, FormatOptions, OpenOptions, OpenRepo
 pub use error::{OpenError, PutError, ReadError};
 pub use key::{Key, KeySpace};
 pub use read::{Checksummed, Object, Reader};
-pub use stats::Stats;
+pub use stats::{FLUSH_US_BOUNDS, FlushClasses, Stats};
 pub use upload::Upload;

@@ -228,6 +228,8 @@ impl Sequencer {
             {
                 self.queue.push_back(request.into());
             }
+            // Those of a batch count until it is written.
+            core.sequenced.store((self.queue.len() + self.urgent.len()) as u64, Ordering::Relaxed);
             self.start_flush_if_due();
             let held = self.held();
             self.account_held(held);
@@ -289,6 +291,7 @@ impl Sequencer {
 
     async fn refuse_all(&mut self) {
         let error = self.core.poison.check().err().unwrap_or_else(|| PutError::Unavailable("store is closed".into()));
+        self.core.sequenced.store(0, Ordering::Relaxed);
         let refuse = |q: Queued| drop(q.reply.send(Err(error.clone())));
         self.urgent.drain(..).chain(self.queue.drain(..)).for_each(refuse);
         let flushing = self.flushing.take().map(|f| f.waiters).unwrap_or_default();

@@ -10,6 +10,7 @@
 
 use crate::{
     canary::{self, Canary},
+    device::PAGE_BYTES,
     format::{
         image::BlockRow,
         layout::{CARRY_BLOCKS, Layout},
@@ -17,8 +18,8 @@ use crate::{
     },
 };
 use parking_lot::Mutex;
-use std::collections::VecDeque;
-use tokio::sync::Notify;
+use std::{collections::VecDeque, time::Duration};
+use tokio::{sync::Notify, time::Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -39,6 +40,28 @@ struct Row {
     fill_bytes: u32,
     /// Places given out in it whose entries are not yet published or abandoned.
     pending: u32,
+    /// Since when the tenant takes records, as far as this process knows.
+    since: Instant,
+}
+
+impl Row {
+    /// Whether there may be records in it.
+    fn holds(&self) -> bool {
+        match self.state {
+            State::Free | State::Opening | State::Retired => false,
+            State::Ready | State::Active => self.fill_bytes > PAGE_BYTES as u32,
+            State::Sealed | State::Reclaiming => true,
+        }
+    }
+}
+
+/// How old what the blocks hold may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ages {
+    /// Of the oldest block.
+    pub(crate) oldest: Option<Duration>,
+    /// Of the block that was reclaimed last, when it was.
+    pub(crate) reclaimed: Option<Duration>,
 }
 
 /// A block to write into.
@@ -59,6 +82,8 @@ struct Inner {
     /// Blocks that wait for their log entry to be flushed.
     opening: Vec<(u32, Lsn)>,
     retired: Vec<(u32, Lsn)>,
+    /// See [`Ages::reclaimed`].
+    reclaimed: Option<Duration>,
 }
 
 /// The blocks.
@@ -79,10 +104,19 @@ pub(crate) struct Space {
 impl Space {
     /// All blocks free, with the tenants that they had last.
     pub(crate) fn new(layout: Layout) -> Self {
-        let rows = vec![Row { vbn: Vbn::NONE, state: State::Free, fill_bytes: 0, pending: 0 }; layout.block_count as usize];
+        let row = Row { vbn: Vbn::NONE, state: State::Free, fill_bytes: 0, pending: 0, since: Instant::now() };
+        let rows = vec![row; layout.block_count as usize];
         let free = (0..layout.block_count).collect();
         Self {
-            inner: Mutex::new(Inner { rows, free, ready: VecDeque::new(), starting: 0, opening: Vec::new(), retired: Vec::new() }),
+            inner: Mutex::new(Inner {
+                rows,
+                free,
+                ready: VecDeque::new(),
+                starting: 0,
+                opening: Vec::new(),
+                retired: Vec::new(),
+                reclaimed: None,
+            }),
             room: Notify::new(),
             opening: Notify::new(),
             reclaim: Notify::new(),
@@ -104,7 +138,7 @@ impl Space {
         let inner = &mut *inner;
         inner.free.clear();
         for (physical, (row, found)) in (0u32..).zip(inner.rows.iter_mut().zip(rows)) {
-            *row = Row { vbn: found.vbn, state: State::Free, fill_bytes: found.fill_bytes, pending: 0 };
+            *row = Row { vbn: found.vbn, state: State::Free, fill_bytes: found.fill_bytes, pending: 0, since: row.since };
             match (found.live, found.sealed) {
                 (false, _) => inner.free.push_back(physical),
                 (true, true) => row.state = State::Sealed,
@@ -147,7 +181,7 @@ impl Space {
         let lsn = if canary::leaves_out(Canary::OpenDurable) { Lsn(0) } else { lsn };
         let mut inner = self.inner.lock();
         if let Some(row) = inner.rows.get_mut(physical as usize) {
-            *row = Row { vbn, state: State::Opening, fill_bytes: crate::device::PAGE_BYTES as u32, pending: 0 };
+            *row = Row { vbn, state: State::Opening, fill_bytes: PAGE_BYTES as u32, pending: 0, since: row.since };
             inner.opening.push((physical, lsn));
             inner.starting = inner.starting.saturating_sub(1);
         }
@@ -162,6 +196,8 @@ impl Space {
         let mut inner = self.inner.lock();
         if let Some(row) = inner.rows.get_mut(physical as usize) {
             row.state = State::Retired;
+            let age = row.since.elapsed();
+            inner.reclaimed = Some(age);
             inner.retired.push((physical, lsn));
         }
         drop(inner);
@@ -229,7 +265,7 @@ impl Space {
         let Inner { rows, ready, .. } = &mut *inner;
         let mut taken = Vec::new();
         ready.retain(|physical| {
-            let Some(row) = rows.get_mut(*physical as usize).filter(|r| r.fill_bytes > crate::device::PAGE_BYTES as u32) else {
+            let Some(row) = rows.get_mut(*physical as usize).filter(|r| r.fill_bytes > PAGE_BYTES as u32) else {
                 return true;
             };
             row.state = State::Active;
@@ -248,6 +284,12 @@ impl Space {
     /// Blocks that hold nothing, or will soon.
     pub(crate) fn spare_blocks(&self) -> u64 {
         self.inner.lock().spare()
+    }
+    /// How old the blocks that hold something are.
+    pub(crate) fn ages(&self) -> Ages {
+        let inner = self.inner.lock();
+        let since = inner.rows.iter().filter(|row| row.holds()).map(|row| row.since).min();
+        Ages { oldest: since.map(|since| since.elapsed()), reclaimed: inner.reclaimed }
     }
     /// Sealed blocks all of whose entries are published, oldest tenant first.
     pub(crate) fn candidates(&self) -> Vec<(u32, Vbn)> {
@@ -293,6 +335,10 @@ impl Inner {
         let physical = self.ready.pop_front()?;
         let row = self.rows.get_mut(physical as usize)?;
         row.state = State::Active;
+        // One that an earlier run began goes on.
+        if row.fill_bytes <= PAGE_BYTES as u32 {
+            row.since = Instant::now();
+        }
         Some(Taken { vbn: row.vbn, physical, fill_bytes: row.fill_bytes })
     }
     fn spare(&self) -> u64 {

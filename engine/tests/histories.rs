@@ -23,6 +23,8 @@ mod opening;
 mod promises;
 #[path = "histories/publishing.rs"]
 mod publishing;
+#[path = "histories/readings.rs"]
+mod readings;
 #[path = "histories/replay.rs"]
 mod replay;
 #[path = "histories/reuse.rs"]

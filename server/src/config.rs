@@ -5,11 +5,14 @@
 
 use crate::{
     front::http,
+    log,
+    metrics::LATENCY_SECONDS_DEFAULT,
     store::{DigestFunction, ResultRule, local::Sharing},
 };
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum, error::ErrorKind};
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use tracing::level_filters::LevelFilter;
 
 mod http_limits;
 mod sharing;
@@ -47,7 +50,7 @@ struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9092")]
     grpc: SocketAddr,
 
-    /// Address for the HTTP cache protocol (/cas, /ac, /kv), /healthz and /readyz; port 0 takes a free one
+    /// Address for the HTTP cache protocol (/cas, /ac, /kv), /metrics, /status, /healthz and /readyz; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
 
@@ -108,6 +111,52 @@ struct Arguments {
     /// Clients that cannot be answered before they sent all of a compressed upload
     #[arg(long, value_name = "TOOLS", value_delimiter = ',', default_values = ToolRules::DRAINED)]
     zstd_drain_for: Vec<String>,
+
+    /// Upper bounds of the classes in which /metrics counts how long requests take, in seconds, from the smallest on; default 21 of
+    /// them from 0.00005 to 60
+    #[arg(long, value_name = "SECONDS", value_delimiter = ',', allow_negative_numbers = true)]
+    metrics_latency_buckets: Vec<f64>,
+
+    /// The form of logs; json: an object a line
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
+    /// Log to the end of this file instead of to stderr; SIGHUP opens it again
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+
+    /// What is less important is not logged; RUST_LOG in the environment wins
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+
+    /// Log every request, where the log is
+    #[arg(long)]
+    access_log: bool,
+
+    /// Log every request, to the end of this file; SIGHUP opens it again
+    #[arg(long, value_name = "PATH")]
+    access_log_file: Option<PathBuf>,
+
+    /// Warn of requests that take longer, and for each MiB that they move as long again; 0: never
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    slow_request_ms: u64,
+}
+
+/// The form of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// How important a line has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
 }
 
 /// How the kernel is asked for I/O.
@@ -187,7 +236,7 @@ pub enum Format {
 }
 
 /// A command line that makes sense.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Where the store is.
     pub place: Place,
@@ -221,6 +270,12 @@ pub struct Settings {
     pub drain_ms_max: u64,
     /// `--zstd-answer-blob-size-to` and `--zstd-drain-for`.
     pub tools: ToolRules,
+    /// `--metrics-latency-buckets`: positive, finite and ascending.
+    pub latency_seconds: Vec<f64>,
+    /// `--log-format`, `--log-file`, `--log-level`, `--access-log` and `--access-log-file`.
+    pub log: log::Options,
+    /// `--slow-request-ms`.
+    pub slow_after: Option<Duration>,
 }
 
 /// Why there are no settings.
@@ -307,8 +362,51 @@ impl Settings {
             objects: a.objects,
             drain_ms_max: a.drain_ms_max,
             tools: ToolRules { committed_is_blob_size: a.zstd_answer_blob_size_to, drained: a.zstd_drain_for },
+            latency_seconds: latency_seconds(a.metrics_latency_buckets)?,
+            log: log::Options {
+                format: match a.log_format {
+                    LogFormat::Text => log::Format::Text,
+                    LogFormat::Json => log::Format::Json,
+                },
+                level: match a.log_level {
+                    LogLevel::Error => LevelFilter::ERROR,
+                    LogLevel::Warn => LevelFilter::WARN,
+                    LogLevel::Info => LevelFilter::INFO,
+                    LogLevel::Debug => LevelFilter::DEBUG,
+                    LogLevel::Trace => LevelFilter::TRACE,
+                },
+                access: match (a.access_log, a.access_log_file) {
+                    (_, Some(path)) if Some(&path) == a.log_file.as_ref() => {
+                        let path = path.display();
+                        return Err(format!("--log-file and --access-log-file are both {path}: give --access-log instead"));
+                    }
+                    (_, Some(path)) => log::Access::File(path),
+                    (true, None) => log::Access::WithLog,
+                    (false, None) => log::Access::Off,
+                },
+                file: a.log_file,
+            },
+            slow_after: (a.slow_request_ms > 0).then(|| Duration::from_millis(a.slow_request_ms)),
         })
     }
+}
+
+/// Most classes of latency: each is a series for every method.
+const LATENCY_BUCKETS_MAX: usize = 64;
+
+/// Bounds of classes as they are used, or the defaults.
+fn latency_seconds(given: Vec<f64>) -> Result<Vec<f64>, String> {
+    if given.is_empty() {
+        return Ok(LATENCY_SECONDS_DEFAULT.to_vec());
+    }
+    let positive = given.iter().all(|bound| bound.is_finite() && *bound > 0.0);
+    let ascending = given.iter().zip(given.iter().skip(1)).all(|(a, b)| a < b);
+    if !positive || !ascending || given.len() > LATENCY_BUCKETS_MAX {
+        return Err(format!(
+            "--metrics-latency-buckets: must be up to {LATENCY_BUCKETS_MAX} numbers of seconds above 0, each larger than the one before it"
+        ));
+    }
+    Ok(given)
 }
 
 /// A size in bytes, with or without a unit. `GiB` is 2^30 and `GB` is 10^9. Sizes beyond what a file can have are refused.
@@ -363,6 +461,32 @@ mod tests {
         assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
         assert_eq!((s.cache_bytes, s.block_bytes, s.objects), (None, None, None));
         assert_eq!(s.tools, ToolRules::default());
+        assert_eq!(s.latency_seconds, LATENCY_SECONDS_DEFAULT);
+        assert_eq!((s.log, s.slow_after), (log::Options::default(), Some(Duration::from_secs(1))));
+    }
+
+    #[test]
+    fn logs_have_a_form_a_place_and_a_level() {
+        let line = "blockstored --dir d --log-format json --log-file l --log-level warn --slow-request-ms 0";
+        let s = parse(line).unwrap();
+        let expected =
+            log::Options { format: log::Format::Json, file: Some("l".into()), level: LevelFilter::WARN, access: log::Access::Off };
+        assert_eq!((s.log, s.slow_after), (expected, None));
+        assert_eq!(parse("blockstored --dir d --access-log").unwrap().log.access, log::Access::WithLog);
+        for line in ["--access-log-file a", "--access-log --access-log-file a"] {
+            let s = parse(&format!("blockstored --dir d {line}")).unwrap();
+            assert_eq!(s.log.access, log::Access::File("a".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn classes_of_latency_ascend() {
+        let s = parse("blockstored --dir d --metrics-latency-buckets 0.0001,0.01,1").unwrap();
+        assert_eq!(s.latency_seconds, [0.0001, 0.01, 1.0]);
+        for wrong in ["0,1", "-1,1", "1,1", "2,1", "NaN", "inf", "x", &vec!["1"; 65].join(",")] {
+            let text = mistake(&format!("blockstored --dir d --metrics-latency-buckets {wrong}"));
+            assert!(text.contains("--metrics-latency-buckets"), "{wrong}: {text}");
+        }
     }
 
     #[test]
@@ -415,6 +539,10 @@ mod tests {
             ("blockstored --dir d --ac-completeness-check yes", "--ac-completeness-check"),
             ("blockstored --dir d --flush-ms-max 0", "--flush-ms-max"),
             ("blockstored --dir d --objects 0", "--objects"),
+            ("blockstored --dir d --log-format xml", "--log-format"),
+            ("blockstored --dir d --log-level loud", "--log-level"),
+            ("blockstored --dir d --log-file l --access-log-file l", "--access-log-file"),
+            ("blockstored --dir d --slow-request-ms soon", "--slow-request-ms"),
             ("blockstored --dir d --colour blue", "--colour"),
         ] {
             let text = mistake(line);

@@ -9,9 +9,13 @@ use crate::{
     front::{
         gate::Gate,
         http::{self, Front},
+        observe::Observer,
         reapi::{self, Services, SuspendedLimits, http2},
     },
+    log::Logs,
+    metrics::Metrics,
     open_files,
+    operator::Operator,
     phase::Phase,
     storage,
     store::{BlobStore, DigestFunction, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
@@ -19,7 +23,7 @@ use crate::{
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
@@ -37,7 +41,6 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
 /// How long connections get to end after the last request has.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -62,45 +65,59 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    log_to_stderr();
+    let logs = match Logs::start(&settings.log) {
+        Ok(logs) => logs,
+        Err(line) => {
+            say(&format!("blockstored: {line}"));
+            return ExitCode::from(2);
+        }
+    };
+    let code = serve(settings, &logs, started);
+    logs.flush();
+    code
+}
+
+/// Serves until the end, and says why it came if that was none that was asked for.
+fn serve(settings: Settings, logs: &Logs, started: Instant) -> ExitCode {
     let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(&format!("blockstored: cannot start threads: {error}"));
+            logs.say(&format!("blockstored: cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let end = runtime.block_on(live(settings, started));
+    let end = runtime.block_on(live(settings, logs.clone(), started));
     // Threads may be stuck in the kernel on a device that went away.
     runtime.shutdown_background();
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => {
-            say(&format!("blockstored: {line}"));
+            logs.say(&format!("blockstored: {line}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// A line on stderr for the user; that nobody reads it is no failure.
+/// A line on stderr while there is no log; that nobody reads it is no failure.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Logs go to stderr; `RUST_LOG` chooses which.
-fn log_to_stderr() {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
-}
-
-async fn live(settings: Settings, started: Instant) -> Result<(), String> {
+async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), String> {
     let mut signals = Signals::new()?;
+    if logs.has_files() {
+        reopen_on_hangup(logs.clone())?;
+    }
     let (grpc, grpc_addr) = bind("--grpc", settings.grpc).await?;
     let (http, http_addr) = bind("--http", settings.http).await?;
 
     let (phase, phase_seen) = watch::channel(Phase::Opening);
     let gate = Gate::new(phase_seen.clone());
-    let front = Arc::new(Front::new(phase_seen, gate.clone(), http_limits(&settings)));
+    let metrics = Arc::new(Metrics::new(&settings.latency_seconds));
+    let observer = Observer::new(metrics.clone(), logs.access(), settings.slow_after);
+    let operator = Arc::new(Operator::new(metrics.clone(), phase_seen.clone(), gate.clone(), started));
+    operator.watch_logs(logs.clone());
+    let front = Arc::new(Front::new(phase_seen, gate.clone(), http_limits(&settings)).with_operator(observer.clone(), operator.clone()));
     let (http_goodbye, http_goodbye_said) = watch::channel(false);
     let mut http_server = tokio::spawn(http::serve(http, front.clone(), http_goodbye_said));
 
@@ -124,22 +141,27 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
 
     let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()).with_sharing(settings.sharing));
     let complete = CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))).with_checks(settings.completeness_check);
-    let store: Arc<dyn BlobStore> = Arc::new(complete);
+    let results = Arc::new(complete);
+    operator.opened(engine.clone(), results.clone());
+    let store: Arc<dyn BlobStore> = results;
     front.open(store.clone(), settings.http_options);
     let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
-    let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };
+    let options = reapi::Options { suspended, tools: settings.tools.clone(), metrics, ..reapi::Options::default() };
     let services = Services::new(store, options).await;
+    operator.watch_suspended(services.suspended_reader());
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
         http2::configure(Server::builder())
+            // Around the gate, so that what is turned away counts.
+            .layer(observer)
             .layer(gate.clone())
             .add_routes(Routes::from(services.router()))
             .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), said(goodbye_said)),
     );
     phase.send_replace(Phase::Serving);
-    say(&format!("grpc listening on {grpc_addr}"));
-    say(&format!("http listening on {http_addr}"));
-    say(&format!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
+    logs.say(&format!("grpc listening on {grpc_addr}"));
+    logs.say(&format!("http listening on {http_addr}"));
+    logs.say(&format!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
 
     let poison_watch = tokio::spawn(report_poison(engine.clone(), settings.place.clone()));
     let (why, failure) = tokio::select! {
@@ -151,7 +173,8 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     info!(why, running = gate.running(), "draining");
     tokio::spawn(async move {
         let signal = signals.next().await;
-        say(&format!("blockstored: stopped at once by a second signal ({})", signal.name));
+        logs.say(&format!("blockstored: stopped at once by a second signal ({})", signal.name));
+        logs.flush();
         std::process::exit(128 + signal.number);
     });
     let drain = Duration::from_millis(settings.drain_ms_max);
@@ -240,6 +263,18 @@ async fn report_poison(engine: Engine, place: Place) {
             return;
         }
     }
+}
+
+/// Has log files opened again at each SIGHUP, from now on. Without log files that signal ends the process, as it does by default.
+fn reopen_on_hangup(logs: Logs) -> Result<(), String> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| format!("cannot listen for signals: {error}"))?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            logs.reopen();
+            info!("log files were opened again");
+        }
+    });
+    Ok(())
 }
 
 /// The signals that end the server.

@@ -2,4 +2,5 @@
 
 pub mod gate;
 pub mod http;
+pub mod observe;
 pub mod reapi;

@@ -5,8 +5,11 @@ pub mod daemon;
 pub mod front;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod log;
 pub mod memory;
+pub mod metrics;
 mod open_files;
+pub mod operator;
 pub mod phase;
 pub mod storage;
 pub mod store;

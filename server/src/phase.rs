@@ -10,3 +10,14 @@ pub enum Phase {
     /// Running requests may end, new ones are turned away.
     Draining,
 }
+
+impl Phase {
+    /// How it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}

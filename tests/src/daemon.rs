@@ -86,7 +86,7 @@ impl Spec {
                 daemon.output.wait_end();
                 return Err(Refused { status, log: daemon.log() });
             }
-            if daemon.output.wait_line(|line| line.starts_with("ready in "), Duration::from_millis(50)) {
+            if daemon.output.wait_line(|line| said(line).starts_with("ready in "), Duration::from_millis(50)) {
                 break;
             }
             assert!(daemon.since.elapsed() < STUCK, "not ready: {:#?}", daemon.log());
@@ -112,7 +112,7 @@ impl Spec {
                     refused.status,
                     refused.log
                 );
-                let mut lines = refused.log.iter().filter(|line| line.starts_with("blockstored: "));
+                let mut lines = refused.log.iter().filter(|line| said(line).starts_with("blockstored: "));
                 let line = lines.next().unwrap_or_else(|| panic!("said nothing: {:#?}", refused.log));
                 assert_eq!(lines.next(), None, "a refusal is one line");
                 line.clone()
@@ -237,7 +237,7 @@ impl Daemon {
 
     fn address(&self, label: &str) -> SocketAddr {
         let log = self.log();
-        let address = log.iter().find_map(|line| line.strip_prefix(label)?.parse().ok());
+        let address = log.iter().find_map(|line| said(line).strip_prefix(label)?.parse().ok());
         address.unwrap_or_else(|| panic!("no line {label:?}: {log:#?}"))
     }
 
@@ -255,6 +255,12 @@ impl Drop for Daemon {
             eprintln!("stderr of the daemon: {:#?}", self.log());
         }
     }
+}
+
+/// What a line says, if it is one for whoever started the server: it is plain, or the message of a line in JSON, without escapes.
+fn said(line: &str) -> &str {
+    let message = line.strip_prefix('{').and_then(|rest| rest.split_once("\"message\":\""));
+    message.map_or(line, |(_, message)| message.split('"').next().unwrap_or_default())
 }
 
 /// What a child wrote: its lines, and whether that was all.

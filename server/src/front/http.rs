@@ -1,17 +1,25 @@
-//! The HTTP front-end: the cache protocol of Bazel, ccache, Gradle and others under `…/cas/`, `…/ac/` and `…/kv/`, and what says whether
-//! the server is alive (`/healthz`) and whether it serves (`/readyz`).
+//! The HTTP front-end: the cache protocol of Bazel, ccache, Gradle and others under `…/cas/`, `…/ac/` and `…/kv/`, and the operator's
+//! pages: whether the server is alive (`/healthz`) and serves (`/readyz`), what it holds (`/status`) and what it counts (`/metrics`).
 //!
-//! Always true here: the two say so in every phase and wait for nothing; no other path reaches the store before it is open or after the
-//! server began to drain; a request, however wrong, gets a status and no panic.
+//! Always true here: the pages are there in every phase and wait for no store; no other path reaches the store before it is open or after
+//! the server began to drain; a request, however wrong, gets a status and no panic, and is counted.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 use crate::{
-    front::gate::{Counted, Gate},
+    front::{
+        gate::{Counted, Gate},
+        observe::Observer,
+    },
+    metrics::Metrics,
+    operator::Operator,
     phase::Phase,
     store::{BlobStore, DigestFunction, ResultRule},
 };
@@ -27,7 +35,10 @@ mod entry;
 mod json;
 mod limits;
 mod memory;
+mod metrics;
+mod observed;
 mod path;
+mod status;
 mod upload;
 
 pub use connection::serve;
@@ -58,6 +69,8 @@ impl Default for Options {
 pub struct Front {
     phase: watch::Receiver<Phase>,
     gate: Gate,
+    observer: Observer,
+    operator: Arc<Operator>,
     limits: Limits,
     cache: OnceLock<Cache>,
 }
@@ -84,9 +97,17 @@ struct Asked {
 }
 
 impl Front {
-    /// A front-end that counts and turns away its requests at `gate`.
+    /// A front-end that lets in and turns away its requests at `gate`. It counts them for itself, unless it is told where.
     pub fn new(phase: watch::Receiver<Phase>, gate: Gate, limits: Limits) -> Self {
-        Self { phase, gate, limits, cache: OnceLock::new() }
+        let metrics = Arc::new(Metrics::default());
+        let observer = Observer::new(metrics.clone(), None, None);
+        let operator = Arc::new(Operator::new(metrics, phase.clone(), gate.clone(), Instant::now()));
+        Self { phase, gate, observer, operator, limits, cache: OnceLock::new() }
+    }
+
+    /// Has requests counted and logged by `observer`, and the operator's pages made by `operator`.
+    pub fn with_operator(self, observer: Observer, operator: Arc<Operator>) -> Self {
+        Self { observer, operator, ..self }
     }
 
     /// Gives it the store, once.
@@ -97,8 +118,7 @@ impl Front {
         }
     }
 
-    /// Answers one request.
-    pub async fn answer(&self, request: Request<Body>) -> Response<Counted<Body>> {
+    async fn answer(&self, request: Request<Body>) -> Response<Counted<Body>> {
         let answer = |answer: Answer| answer.map(|body| Counted::new(None, body));
         let (head, body) = request.into_parts();
         let target = match Target::parse(head.uri.path()) {
@@ -114,8 +134,8 @@ impl Front {
         if !target.methods().split(", ").any(|allowed| allowed == call.asked.method.as_str()) {
             return answer(refused(answer::not_allowed(target.methods()), call.incoming, version).await);
         }
-        if let Some(probe) = self.probe(&target) {
-            return answer(probe);
+        if let Some(page) = self.page(&target).await {
+            return answer(page);
         }
         let (Some(token), Some(cache)) = (self.gate.enter(), self.cache.get()) else {
             let why = if *self.phase.borrow() == Phase::Draining { "draining" } else { "opening" };
@@ -125,13 +145,13 @@ impl Front {
             Target::Blob { instance, hash } => cas::call(cache, &instance, &hash, call).await,
             Target::Action { instance, hash } => action::call(cache, &instance, &hash, call).await,
             Target::Entry { instance, name } => entry::call(cache, &instance, &name, head.uri.path(), call).await,
-            Target::Alive | Target::Ready => text(StatusCode::NOT_FOUND, "no such path"),
+            Target::Alive | Target::Ready | Target::Status | Target::Metrics => text(StatusCode::NOT_FOUND, "no such path"),
         };
         response.map(|body| Counted::new(Some(token), body))
     }
 
-    /// The answer to a probe, if it is one.
-    fn probe(&self, target: &Target) -> Option<Answer> {
+    /// The operator's page, if it is one.
+    async fn page(&self, target: &Target) -> Option<Answer> {
         match target {
             Target::Alive => Some(text(StatusCode::OK, "alive")),
             Target::Ready => Some(match *self.phase.borrow() {
@@ -139,7 +159,9 @@ impl Front {
                 Phase::Serving => text(StatusCode::OK, "ready"),
                 Phase::Draining => text_later(StatusCode::SERVICE_UNAVAILABLE, "draining"),
             }),
-            _ => None,
+            Target::Status => Some(status::page(&self.operator)),
+            Target::Metrics => Some(metrics::page(&self.operator).await),
+            Target::Blob { .. } | Target::Action { .. } | Target::Entry { .. } => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use blockstore_proto::FILE_DESCRIPTOR_SET;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use crate::store::BlobStore;
+use crate::{metrics::Metrics, store::BlobStore};
 
 mod action_cache;
 mod batch;
@@ -32,8 +32,8 @@ mod wire;
 mod write;
 
 pub use status::store_status;
-pub use suspended::{SuspendedCounters, SuspendedLimits};
-pub use tool::ToolRules;
+pub use suspended::{SuspendedLimits, SuspendedReading};
+pub use tool::{METADATA, ToolRules, request_metadata};
 
 /// Announced as `max_batch_total_size_bytes`. Just under 4 MiB and not 0: some clients take 0 for unlimited and overflow the
 /// 4 MiB that is gRPC's default limit of a message.
@@ -63,6 +63,8 @@ pub struct Options {
     pub suspended: SuspendedLimits,
     /// Which clients expect other answers to compressed uploads than the rest.
     pub tools: ToolRules,
+    /// Where messages and blobs are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Options {
@@ -73,6 +75,7 @@ impl Default for Options {
             request_bytes_max: 256 << 20,
             suspended: SuspendedLimits::default(),
             tools: ToolRules::default(),
+            metrics: Arc::default(),
         }
     }
 }
@@ -113,8 +116,8 @@ impl Services {
         let suspended = Arc::new(suspended::Suspended::new(options.suspended));
         suspended.expire_in_background();
         let walks = tree::Walks::default();
-        let decompressed = grpc::Budget::new(options.request_bytes_max);
-        let chunk_lists = grpc::Budget::new(CHUNK_LISTS_BYTES_MAX);
+        let decompressed = grpc::Budget::new(options.request_bytes_max, options.metrics.clone());
+        let chunk_lists = grpc::Budget::new(CHUNK_LISTS_BYTES_MAX, options.metrics.clone());
         let shared = Arc::new(Shared { store, options, suspended, walks, decompressed, chunk_lists });
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
@@ -147,14 +150,15 @@ impl Services {
         }
     }
 
-    /// What became of uploads whose stream was cut.
-    pub fn suspended_counters(&self) -> &SuspendedCounters {
-        self.shared.suspended.counters()
+    /// Reads, as often as it is called, what became of uploads whose stream was cut.
+    pub fn suspended_reader(&self) -> impl Fn() -> SuspendedReading + Send + Sync + 'static {
+        let suspended = self.shared.suspended.clone();
+        move || suspended.reading()
     }
 }
 
 fn methods(shared: &Arc<Shared>, router: Router) -> Router {
-    let budget = grpc::Budget::new(shared.options.request_bytes_max);
+    let budget = grpc::Budget::new(shared.options.request_bytes_max, shared.options.metrics.clone());
     macro_rules! methods {
         ($router:expr, $($path:literal, $bytes_max:expr, $handler:path;)*) => {{
             let mut router = $router;

@@ -84,7 +84,7 @@ async fn request(world: &World, source: &mut Source<'_>) {
     let body = Body::from_stream(stream::iter([Ok(data)].into_iter().chain(end)).boxed());
     // What is no path at all does not get as far as the front-end.
     let Ok(request) = request.body(body) else { return };
-    let response = World::ends(&path, world.http.answer(request)).await;
+    let response = World::ends(&path, world.http.observed(request, None)).await;
     let status = response.status();
     assert!(status != StatusCode::INTERNAL_SERVER_ERROR, "{method} {path}: {status}");
     let declared = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());

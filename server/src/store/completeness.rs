@@ -41,6 +41,14 @@ pub struct Counters {
     pub oversized: AtomicU64,
 }
 
+impl Counters {
+    /// A reading, by the names of the reasons.
+    pub fn read(&self) -> [(&'static str, u64); 3] {
+        [("incomplete", &self.incomplete), ("malformed", &self.malformed), ("oversized", &self.oversized)]
+            .map(|(reason, counter)| (reason, counter.load(Ordering::Relaxed)))
+    }
+}
+
 /// A store whose action results are complete.
 ///
 /// The rule is that of `ActionCache.GetActionResult` in the Remote Execution API: output files, output directories with all

@@ -8,7 +8,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use std::convert::Infallible;
+use std::{convert::Infallible, net::SocketAddr};
 use tempfile::TempDir;
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
@@ -77,8 +77,12 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(daemon: &Daemon, http2: bool) -> Self {
+        Self::at(daemon.http, http2)
+    }
+
+    pub(crate) fn at(address: SocketAddr, http2: bool) -> Self {
         let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
-        Self { client, base: format!("http://{}", daemon.http) }
+        Self { client, base: format!("http://{address}") }
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {

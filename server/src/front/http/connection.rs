@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::Future,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -16,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::Request;
@@ -227,9 +227,9 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, goodbye: watch::Rec
             () = &mut end => break,
         };
         match accepted {
-            Ok((stream, _)) => match places.take().await {
+            Ok((stream, peer)) => match places.take().await {
                 Some(place) => {
-                    connections.spawn(connection(stream, place, front.clone(), said(goodbye.clone())));
+                    connections.spawn(connection(stream, peer, place, front.clone(), said(goodbye.clone())));
                 }
                 None => {
                     tracing::debug!(connections = places.max, "HTTP connection refused: a request runs on every other");
@@ -253,7 +253,7 @@ async fn said(mut goodbye: watch::Receiver<bool>) {
     let _ = goodbye.wait_for(|said| *said).await;
 }
 
-async fn connection(stream: TcpStream, place: Place, front: Arc<Front>, goodbye: impl Future<Output = ()>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, front: Arc<Front>, goodbye: impl Future<Output = ()>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
@@ -264,7 +264,7 @@ async fn connection(stream: TcpStream, place: Place, front: Arc<Front>, goodbye:
         let front = front.clone();
         // On the heap, since a connection keeps room for the future of a request however long it has none.
         let answer: BoxFuture<'static, _> = Box::pin(async move {
-            let answer = front.answer(request.map(Body::new)).await;
+            let answer = front.observed(request, Some(peer)).await;
             Ok::<_, Infallible>(answer.map(|body| Kept { body, _running: running }))
         });
         answer

@@ -33,6 +33,8 @@ pub(super) const NAME_BYTES_MAX: usize = 1024;
 pub(super) enum Target {
     Alive,
     Ready,
+    Status,
+    Metrics,
     Blob {
         instance: Instance,
         hash: Hash,
@@ -75,6 +77,8 @@ impl Target {
         match path {
             "/healthz" => return Ok(Self::Alive),
             "/readyz" => return Ok(Self::Ready),
+            "/status" => return Ok(Self::Status),
+            "/metrics" => return Ok(Self::Metrics),
             _ => {}
         }
         let path = path.strip_prefix('/').ok_or(PathError::Unknown)?;
@@ -103,7 +107,7 @@ impl Target {
     /// The methods that it answers, as `Allow` has them.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Alive | Self::Ready => "GET, HEAD",
+            Self::Alive | Self::Ready | Self::Status | Self::Metrics => "GET, HEAD",
             Self::Blob { .. } | Self::Action { .. } => "GET, HEAD, PUT",
             Self::Entry { .. } => "GET, HEAD, PUT, DELETE, PROPFIND, MKCOL",
         }

@@ -16,7 +16,10 @@ use super::{
     request,
     status::{bad_field, precondition_missing, store_status},
 };
-use crate::store::{ActionKey, Digest, DigestFunction, Instance, ResultRule, StoreError, action_result};
+use crate::{
+    log::access::Resource,
+    store::{ActionKey, Digest, DigestFunction, Instance, ResultRule, StoreError, action_result},
+};
 
 /// What a field that is put inline costs beside its bytes.
 const INLINE_FIELD_BYTES: u64 = 16;
@@ -39,6 +42,7 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let request: reapi::GetActionResultRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    call.about(Resource::Digest(digest));
     let result = shared
         .store
         .get_action_result(&instance, &ActionKey { digest, size_known: true }, ResultRule::Strict)
@@ -63,6 +67,7 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     let request: UpdateRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    call.about(Resource::Digest(digest));
     let encoded = request.action_result.ok_or_else(|| bad_field("action_result", "is required".into()))?;
     let size_bytes = encoded.len() as u64;
     if size_bytes > ANSWER_BYTES_MAX {

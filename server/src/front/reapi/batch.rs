@@ -13,7 +13,7 @@ use blockstore_proto::{
     reapi::{self, batch_read_blobs_response, batch_update_blobs_response, compressor::Value as Compressor},
     rpc,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     ANSWER_BYTES_MAX, LARGE_MESSAGE_BYTES_MAX, Shared,
@@ -22,9 +22,13 @@ use super::{
     resource::by_length,
     status::{bad_field, blob_missing, decompress_status, rpc_status, store_status},
 };
-use crate::store::{
-    Digest, DigestFunction, StoreError,
-    compression::{DecompressError, compress_if_smaller, decompress_whole},
+use crate::{
+    log::access::Resource,
+    metrics::labels::BlobOutcome,
+    store::{
+        Digest, DigestFunction, StoreError,
+        compression::{DecompressError, compress_if_smaller, decompress_whole},
+    },
 };
 
 /// What a blob costs in an answer beside its data: its digest, a status and their keys. No status is longer.
@@ -39,6 +43,7 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     let request: reapi::BatchUpdateBlobsRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     check_count("requests", request.requests.len())?;
+    call.about(Resource::Blobs(request.requests.len()));
     let digests = request.requests.iter().filter_map(|r| r.digest.as_ref());
     let function = function(request.digest_function, digests, &shared)?;
 
@@ -93,6 +98,9 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
             response.status = Some(rpc_status(&store_status(&error)));
         }
     }
+    let stored = responses.iter().filter(|response| code(response.status.as_ref()) == Code::Ok).count();
+    call.blobs(BlobOutcome::Stored, stored);
+    call.blobs(BlobOutcome::Error, responses.len() - stored);
     Ok(Answer::one(Outgoing::message(&reapi::BatchUpdateBlobsResponse { responses })))
 }
 
@@ -135,6 +143,7 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     let request: reapi::BatchReadBlobsRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     check_count("digests", request.digests.len())?;
+    call.about(Resource::Blobs(request.digests.len()));
     let function = function(request.digest_function, request.digests.iter(), &shared)?;
 
     let mut room_bytes = ANSWER_BYTES_MAX - ENTRY_BYTES * request.digests.len() as u64;
@@ -177,7 +186,17 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
             Err(error) => response.status = Some(rpc_status(&store_status(&error))),
         }
     }
+    let with = |wanted| responses.iter().filter(|response| code(response.status.as_ref()) == wanted).count();
+    let (hits, misses) = (with(Code::Ok), with(Code::NotFound));
+    call.blobs(BlobOutcome::Hit, hits);
+    call.blobs(BlobOutcome::Miss, misses);
+    call.blobs(BlobOutcome::Error, responses.len() - hits - misses);
     Ok(Answer::one(Outgoing::message(&reapi::BatchReadBlobsResponse { responses })))
+}
+
+/// The code of a blob's status.
+fn code(status: Option<&rpc::Status>) -> Code {
+    status.map_or(Code::Ok, |status| Code::from_i32(status.code))
 }
 
 /// A blob compressed, if that makes it smaller.

@@ -19,9 +19,12 @@ use super::{
     request,
     status::{bad_field, blob_missing, store_status},
 };
-use crate::store::{
-    ChunkList, ChunkListBuilder, Chunking, Digest, DigestFunction, Instance, StoreError, WriteOutcome,
-    chunk_list::{CHUNKS_MAX, INLINE_BYTES_MAX},
+use crate::{
+    log::access::Resource,
+    store::{
+        ChunkList, ChunkListBuilder, Chunking, Digest, DigestFunction, Instance, StoreError, WriteOutcome,
+        chunk_list::{CHUNKS_MAX, INLINE_BYTES_MAX},
+    },
 };
 
 /// Digests in a message of `GetChunkMapping`. With the longest hashes and sizes they have a third of what a client decodes.
@@ -77,6 +80,7 @@ pub(super) async fn split(shared: Arc<Shared>, mut call: Call) -> Result<Answer,
     let request: reapi::SplitBlobRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     let digest = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered(&shared)?)?;
+    call.about(Resource::Digest(digest));
     let list = chunks(&shared, &instance, &digest, request.chunking_function).await?;
     let too_long = || Status::resource_exhausted(format!("{} chunks do not fit into one answer; call GetChunkMapping", list.len()));
     if (list.len() * (digest.function.hex_digits() + DIGEST_BYTES_MIN)) as u64 > ANSWER_BYTES_MAX {
@@ -97,6 +101,7 @@ pub(super) async fn get_mapping(shared: Arc<Shared>, mut call: Call) -> Result<A
     let offered = offered(&shared)?;
     check_set(request.digest_function)?;
     let digest = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered)?;
+    call.about(Resource::Digest(digest));
     let list = chunks(&shared, &instance, &digest, request.chunking_function).await?;
     // The first is sent also if there are no chunks.
     let starts = (0..list.len().max(1)).step_by(MESSAGE_DIGESTS_MAX);
@@ -165,6 +170,7 @@ pub(super) async fn splice(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     let request: Splice = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     let blob = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered(&shared)?)?;
+    call.about(Resource::Digest(blob));
     let mut gather = Gather::new(&shared, blob, request.chunking_function, received.permit);
     gather.add(request.chunk_digests).await?;
     // A blob that is there is what the client wants; it and its chunks count as used.
@@ -178,6 +184,7 @@ pub(super) async fn register_mapping(shared: Arc<Shared>, mut call: Call) -> Res
     let offered = offered(&shared)?;
     check_set(first.digest_function)?;
     let blob = request::sole_digest("blob_digest", first.blob_digest.as_ref(), first.digest_function, offered)?;
+    call.about(Resource::Digest(blob));
     let mut gather = Gather::new(&shared, blob, first.chunking_function, None);
     gather.add(first.chunk_digests).await?;
     // Told at once, so that the client need not send the rest.

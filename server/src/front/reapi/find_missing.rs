@@ -13,7 +13,11 @@ use super::{
     status::{bad_digest, bad_field, store_status},
     wire::{Fields, Malformed, Value},
 };
-use crate::store::{Digest, DigestFunction, Instance};
+use crate::{
+    log::access::Resource,
+    metrics::labels::BlobOutcome,
+    store::{Digest, DigestFunction, Instance},
+};
 
 /// Fields of `FindMissingBlobsRequest`.
 mod field {
@@ -28,7 +32,11 @@ const MISSING_BLOB_DIGESTS: u8 = 2 << 3 | 2;
 pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
     let request = Request::parse(&received.message, &shared.store.capabilities().digest_functions)?;
+    call.about(Resource::Blobs(request.digests.len()));
     let missing = shared.store.find_missing(&request.instance, &request.digests).await.map_err(|error| store_status(&error))?;
+    let misses = missing.iter().filter(|missing| **missing).count();
+    call.blobs(BlobOutcome::Miss, misses);
+    call.blobs(BlobOutcome::Hit, missing.len() - misses);
     let missing = request.as_sent.iter().zip(missing).filter_map(|(sent, m)| m.then_some(*sent));
     Ok(Answer::one(Outgoing::encoded(response(missing))))
 }

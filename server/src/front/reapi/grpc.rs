@@ -22,6 +22,15 @@ use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::{
+    front::observe::Details,
+    log::access::Resource,
+    metrics::{
+        Metrics,
+        labels::{BlobOutcome, Method, Protocol},
+    },
+};
+
 /// A compression flag and a length.
 const PREFIX_BYTES: usize = 5;
 /// Messages up to this size do not count against the budget.
@@ -36,11 +45,12 @@ pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Budget {
     room: Arc<Semaphore>,
     bytes_max: u32,
+    metrics: Arc<Metrics>,
 }
 
 impl Budget {
-    pub(super) fn new(bytes_max: u32) -> Self {
-        Self { room: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max }
+    pub(super) fn new(bytes_max: u32, metrics: Arc<Metrics>) -> Self {
+        Self { room: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max, metrics }
     }
 
     /// Waits for room. What it gives back counts until it is dropped.
@@ -49,6 +59,10 @@ impl Budget {
             return Ok(None);
         }
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
+        if let Ok(permit) = self.room.clone().try_acquire_many_owned(bytes) {
+            return Ok(Some(permit));
+        }
+        self.metrics.budget_waited(Protocol::Grpc);
         let permit = self.room.clone().acquire_many_owned(bytes).await;
         permit.map(Some).map_err(|_| Status::unavailable("server is shutting down"))
     }
@@ -60,9 +74,18 @@ pub(super) struct Received<M> {
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Counts the messages and bytes of a call.
+#[derive(Clone)]
+struct Meter {
+    metrics: Arc<Metrics>,
+    method: Method,
+    details: Option<Arc<Details>>,
+}
+
 /// The messages of a request.
 pub(super) struct Messages {
     body: axum::body::Body,
+    meter: Meter,
     /// What arrived and was not used, in order; no piece is empty.
     pieces: VecDeque<Bytes>,
     available: usize,
@@ -70,9 +93,18 @@ pub(super) struct Messages {
     budget: Budget,
 }
 
+impl Meter {
+    fn received(&self, bytes: usize) {
+        self.metrics.received_bytes(Protocol::Grpc, self.method.kind(), bytes);
+        if let Some(details) = &self.details {
+            details.add_received_bytes(bytes);
+        }
+    }
+}
+
 impl Messages {
-    fn new(body: axum::body::Body, message_bytes_max: usize, budget: Budget) -> Self {
-        Self { body, pieces: VecDeque::new(), available: 0, message_bytes_max, budget }
+    fn new(body: axum::body::Body, meter: Meter, message_bytes_max: usize, budget: Budget) -> Self {
+        Self { body, meter, pieces: VecDeque::new(), available: 0, message_bytes_max, budget }
     }
 
     /// The next message, or `None` where the client has closed its side. Cancelled in the middle, the rest is of no use.
@@ -101,7 +133,11 @@ impl Messages {
             None => Ok(self.gather(len).await),
         };
         match whole {
-            Ok(whole) => Ok(Some(Received { message: whole?, permit })),
+            Ok(whole) => {
+                let message = whole?;
+                self.meter.metrics.message_received(self.meter.method);
+                Ok(Some(Received { message, permit }))
+            }
             Err(_) => Err(Status::deadline_exceeded("message did not arrive in time")),
         }
     }
@@ -130,7 +166,10 @@ impl Messages {
                 None => return Ok(None),
                 Some(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Ok(Some(data)),
+                    Ok(data) => {
+                        self.meter.received(data.len());
+                        return Ok(Some(data));
+                    }
                     // Trailers of a request mean nothing to us.
                     Err(_) => {}
                 },
@@ -244,17 +283,28 @@ pub(super) struct Answer {
     ready: [Bytes; 2],
     source: Option<BoxStream<'static, Result<Outgoing, Status>>>,
     ended: bool,
+    /// Counts messages, once the answer is on its way.
+    meter: Option<(Arc<Metrics>, Method)>,
 }
 
 impl Answer {
     /// One message and OK.
     pub(super) fn one(message: Outgoing) -> Self {
-        Self { ready: [message.head, message.payload], source: None, ended: false }
+        Self { ready: [message.head, message.payload], source: None, ended: false, meter: None }
     }
 
     /// Messages until the stream ends, OK or with its error.
     pub(super) fn stream(source: BoxStream<'static, Result<Outgoing, Status>>) -> Self {
-        Self { ready: Default::default(), source: Some(source), ended: false }
+        Self { ready: Default::default(), source: Some(source), ended: false, meter: None }
+    }
+
+    /// Has messages counted, also the one that is there.
+    fn metered(mut self, metrics: Arc<Metrics>, method: Method) -> Self {
+        if self.source.is_none() {
+            metrics.message_sent(method);
+        }
+        self.meter = Some((metrics, method));
+        self
     }
 
     fn end(&mut self, status: &Status) -> Frame<Bytes> {
@@ -286,7 +336,12 @@ impl Body for Answer {
                 None => None,
             };
             match next {
-                Some(Ok(message)) => this.ready = [message.head, message.payload],
+                Some(Ok(message)) => {
+                    if let Some((metrics, method)) = &this.meter {
+                        metrics.message_sent(*method);
+                    }
+                    this.ready = [message.head, message.payload];
+                }
                 Some(Err(status)) => return Poll::Ready(Some(Ok(this.end(&status)))),
                 None => return Poll::Ready(Some(Ok(this.end(&Status::ok(""))))),
             }
@@ -304,6 +359,20 @@ pub(super) struct Call {
     pub(super) messages: Messages,
 }
 
+impl Call {
+    /// Says what the call is about, for the logs.
+    pub(super) fn about(&self, resource: Resource) {
+        if let Some(details) = &self.messages.meter.details {
+            details.set_resource(|| resource);
+        }
+    }
+
+    /// Counts blobs of a call that has many.
+    pub(super) fn blobs(&self, outcome: BlobOutcome, blobs: usize) {
+        self.messages.meter.metrics.blobs(self.messages.meter.method, outcome, blobs);
+    }
+}
+
 /// Adds a method to a router. `path` is `/package.Service/Method`.
 pub(super) fn method<S, F, Fut>(router: Router, state: &Arc<S>, budget: &Budget, path: &str, message_bytes_max: usize, handler: F) -> Router
 where
@@ -311,17 +380,19 @@ where
     F: Fn(Arc<S>, Call) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Result<Answer, Status>> + Send + 'static,
 {
-    let (state, budget) = (state.clone(), budget.clone());
+    let (state, budget, method) = (state.clone(), budget.clone(), Method::of(path));
     router.route_service(
         path,
         tower::service_fn(move |request: http::Request<axum::body::Body>| {
             let (head, body) = request.into_parts();
-            let messages = Messages::new(body, message_bytes_max, budget.clone());
+            let metrics = budget.metrics.clone();
+            let meter = Meter { metrics: metrics.clone(), method, details: head.extensions.get::<Arc<Details>>().cloned() };
+            let messages = Messages::new(body, meter, message_bytes_max, budget.clone());
             let answer = handler(state.clone(), Call { headers: head.headers, messages });
             async move {
                 Ok::<_, Infallible>(match answer.await {
                     Ok(answer) => {
-                        let mut response = http::Response::new(tonic::body::Body::new(answer));
+                        let mut response = http::Response::new(tonic::body::Body::new(answer.metered(metrics, method)));
                         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                         response
                     }
@@ -335,4 +406,28 @@ where
 /// Decodes a message.
 pub(super) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
     M::decode(bytes).map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_counted() {
+        let metrics = Arc::new(Metrics::default());
+        let budget = Budget::new(100_000, metrics.clone());
+        let waited = |n: u32| {
+            let line = format!("blockstore_budget_waits_total{{protocol=\"grpc\"}} {n}\n");
+            metrics.page(0).unwrap().contains(&line)
+        };
+        let held = budget.take(70_000).await.unwrap();
+        assert!(held.is_some() && waited(0));
+        // What is small does not count.
+        assert!(budget.take(UNBUDGETED_BYTES_MAX).await.unwrap().is_none() && waited(0));
+        let mut second = std::pin::pin!(budget.take(70_000));
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        assert!(waited(1));
+        drop(held);
+        assert!(second.await.unwrap().is_some() && waited(1));
+    }
 }

@@ -16,7 +16,10 @@ use super::{
     resource::{self, Compression},
     status::{bad_field, blob_missing, store_status},
 };
-use crate::store::{BlobRead, ByteRange, StoreError, compression};
+use crate::{
+    log::access::Resource,
+    store::{BlobRead, ByteRange, StoreError, compression},
+};
 
 /// Data in one message at most. Larger than the 64 KiB that is common, because each message costs; every client takes 4 MiB.
 const MESSAGE_DATA_BYTES_MAX: usize = 1 << 20;
@@ -32,6 +35,7 @@ pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     let request: bytestream::ReadRequest = decode(received.message)?;
     let offered = &shared.store.capabilities().digest_functions;
     let name = resource::parse_read(&request.resource_name, offered).map_err(|error| bad_field("resource_name", error.to_string()))?;
+    call.about(Resource::Digest(name.digest));
     let range = range(request.read_offset, request.read_limit)?;
     if name.compression == Compression::Zstd && range.limit_bytes.is_some() {
         return Err(bad_field("read_limit", "has to be 0 for compressed reads".into()));

@@ -38,15 +38,28 @@ impl Default for SuspendedLimits {
 
 /// What became of cut uploads. They only grow.
 #[derive(Debug, Default)]
-pub struct SuspendedCounters {
-    /// Kept after a cut.
-    pub suspended: AtomicU64,
+struct Counters {
+    suspended: AtomicU64,
+    resumed: AtomicU64,
+    evicted: AtomicU64,
+    expired: AtomicU64,
+}
+
+/// A reading of the counters, and what is kept now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SuspendedReading {
+    /// Uploads kept after a cut, so far.
+    pub suspended: u64,
     /// Taken up again.
-    pub resumed: AtomicU64,
+    pub resumed: u64,
     /// Thrown out because of a bound on number or bytes.
-    pub evicted: AtomicU64,
+    pub evicted: u64,
     /// Thrown out because nobody came back in time.
-    pub expired: AtomicU64,
+    pub expired: u64,
+    /// Uploads that wait for their clients.
+    pub kept: u64,
+    /// Bytes of their blobs.
+    pub kept_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,16 +110,28 @@ impl Kept {
 pub(super) struct Suspended {
     limits: SuspendedLimits,
     kept: Mutex<Kept>,
-    counters: SuspendedCounters,
+    counters: Counters,
 }
 
 impl Suspended {
     pub(super) fn new(limits: SuspendedLimits) -> Self {
-        Self { limits, kept: Mutex::default(), counters: SuspendedCounters::default() }
+        Self { limits, kept: Mutex::default(), counters: Counters::default() }
     }
 
-    pub(super) fn counters(&self) -> &SuspendedCounters {
-        &self.counters
+    pub(super) fn reading(&self) -> SuspendedReading {
+        let (kept, kept_bytes) = {
+            let kept = self.kept.lock();
+            (kept.uploads.len() as u64, kept.bytes)
+        };
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SuspendedReading {
+            suspended: read(&self.counters.suspended),
+            resumed: read(&self.counters.resumed),
+            evicted: read(&self.counters.evicted),
+            expired: read(&self.counters.expired),
+            kept,
+            kept_bytes,
+        }
     }
 
     /// Keeps an upload, unless it has taken nothing or more than may be kept.

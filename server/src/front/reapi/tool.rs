@@ -3,12 +3,12 @@
 //! Always true here: what a client says of itself changes only the form of an answer, never what is stored or permitted.
 
 use blockstore_proto::reapi;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 
 /// The header with an encoded `RequestMetadata`.
-const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+pub const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
 /// Which clients expect other answers to compressed uploads than the rest. A rule is a tool's name, or `name/` and the beginning
 /// of its version, such as `bazel/5.0.`; in names, case, `-` and `_` mean nothing.
@@ -33,6 +33,13 @@ impl Default for ToolRules {
     }
 }
 
+/// What that header says; `None` if it is malformed.
+pub fn request_metadata(header: &HeaderValue) -> Option<reapi::RequestMetadata> {
+    let map = MetadataMap::from_headers(HeaderMap::from_iter([(HeaderName::from_static(METADATA), header.clone())]));
+    let encoded = map.get_bin(METADATA)?.to_bytes().ok()?;
+    reapi::RequestMetadata::decode(encoded).ok()
+}
+
 /// A client's program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tool {
@@ -44,11 +51,7 @@ impl Tool {
     /// The tool that the headers of a call name; one without a name if there is none, or if it cannot be read.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         // Most calls of a build have the header; only uploads of compressed blobs look at it.
-        let metadata = headers.get(METADATA).cloned().and_then(|value| {
-            let metadata = MetadataMap::from_headers(HeaderMap::from_iter([(http::HeaderName::from_static(METADATA), value)]));
-            let encoded = metadata.get_bin(METADATA)?.to_bytes().ok()?;
-            reapi::RequestMetadata::decode(encoded).ok()
-        });
+        let metadata = headers.get(METADATA).and_then(request_metadata);
         let details = metadata.and_then(|metadata| metadata.tool_details).unwrap_or_default();
         Self { name: plain(&details.tool_name), version: details.tool_version }
     }
@@ -107,7 +110,7 @@ mod tests {
     fn metadata_that_cannot_be_read_name_no_tool() {
         assert_eq!(Tool::of(&HeaderMap::new()), Tool::default());
         for value in ["!", "////", "CgAKAAo"] {
-            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(METADATA), value.parse().unwrap())]);
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(METADATA), value.parse().unwrap())]);
             assert_eq!(Tool::of(&headers), Tool::default(), "{value}");
         }
     }

@@ -23,9 +23,12 @@ use super::{
     request,
     status::{bad_field, store_status},
 };
-use crate::store::{
-    Digest, Instance,
-    directories::{DirectoryWalk, WalkError},
+use crate::{
+    log::access::Resource,
+    store::{
+        Digest, Instance,
+        directories::{DirectoryWalk, WalkError},
+    },
 };
 
 /// Directories in a page when the client names no number.
@@ -179,6 +182,7 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let offered = &shared.store.capabilities().digest_functions;
     let digest = request.root_digest.as_ref();
     let root = request::sole_digest("root_digest", digest, request.digest_function, offered)?;
+    call.about(Resource::Digest(root));
     let directories_max = match usize::try_from(request.page_size) {
         Ok(0) => PAGE_DIRECTORIES_DEFAULT,
         Ok(size) => size.min(PAGE_DIRECTORIES_DEFAULT),

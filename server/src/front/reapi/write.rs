@@ -19,7 +19,10 @@ use super::{
     status::{bad_field, decompress_status, store_status},
     tool::Tool,
 };
-use crate::store::{BeginWrite, BlobUpload, compression::ZstdUpload};
+use crate::{
+    log::access::Resource,
+    store::{BeginWrite, BlobUpload, compression::ZstdUpload},
+};
 
 /// After so many bytes of an upload it is asked again whether somebody else has stored the blob meanwhile.
 const PRESENCE_CHECK_BYTES: u64 = 8 << 20;
@@ -31,6 +34,7 @@ pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     let mut received = next(&mut call.messages).await?.ok_or_else(|| Status::invalid_argument("stream has no first message"))?;
     let full_name = std::mem::take(&mut received.message.resource_name);
     let name = upload_name(&shared, &full_name)?;
+    call.about(Resource::Digest(name.blob.digest));
     let stream = Stream {
         position: offset(received.message.write_offset)?,
         shared: &shared,
@@ -50,6 +54,7 @@ pub(super) async fn query(shared: Arc<Shared>, mut call: Call) -> Result<Answer,
     let received = call.messages.only().await?;
     let request: bytestream::QueryWriteStatusRequest = decode(received.message)?;
     let name = upload_name(&shared, &request.resource_name)?;
+    call.about(Resource::Digest(name.blob.digest));
     let (committed, complete) = match is_present(&shared, &name).await? {
         true => (name.blob.digest.size_bytes, true),
         // An unknown upload has nothing: the Remote Execution API's clients expect no NOT_FOUND here.
