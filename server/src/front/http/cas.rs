@@ -12,7 +12,7 @@ use super::{
     Asked, Cache, Call,
     answer::{Answer, empty, missing, refused, store_error, text},
     download,
-    encoding::{Coding, decompress_error},
+    encoding::{Coding, CodingError, decompress_error},
     memory::SMALL_BYTES_MAX,
     path::Hash,
     upload::{Broken, Incoming},
@@ -60,7 +60,7 @@ async fn put_body(
     version: Version,
 ) -> Result<(), Answer> {
     let capabilities = cache.store.capabilities();
-    let coding = Coding::of(headers)?;
+    let coding = Coding::of(headers).map_err(CodingError::answer)?;
     let (size_bytes, gathered) = match (coding, incoming.declared_bytes()) {
         (Coding::Plain { size_bytes: Some(said) }, Some(declared)) if said != declared => {
             let line = format!("X-Digest-SizeBytes is {said}, but Content-Length is {declared}");

@@ -89,18 +89,42 @@ pub(super) enum Coding {
     Zstd { size_bytes: u64 },
 }
 
+/// Why a body is not taken as it is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CodingError {
+    /// Its size is missing, or no number.
+    Size,
+    /// It is neither zstd nor plain.
+    Unsupported,
+}
+
+impl CodingError {
+    pub(super) fn answer(self) -> Answer {
+        match self {
+            Self::Size => {
+                text(StatusCode::BAD_REQUEST, "X-Digest-SizeBytes has to be there, with the size of the decoded body in decimal digits")
+            }
+            Self::Unsupported => {
+                let mut answer = text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding has to be zstd, identity or absent");
+                answer.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("zstd, identity"));
+                answer
+            }
+        }
+    }
+}
+
 impl Coding {
-    /// Reads `Content-Encoding` and `X-Digest-SizeBytes`; else the refusal.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Answer> {
-        let size_bytes = headers.get(SIZE).map(|value| size(value).ok_or_else(no_size)).transpose()?;
+    /// Reads `Content-Encoding` and `X-Digest-SizeBytes`.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, CodingError> {
+        let size_bytes = headers.get(SIZE).map(|value| size(value).ok_or(CodingError::Size)).transpose()?;
         let mut codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|coding| coding.as_bytes().trim_ascii());
         match (codings.next(), codings.next()) {
             (None, _) => Ok(Self::Plain { size_bytes }),
             (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") => Ok(Self::Plain { size_bytes }),
             (Some(coding), None) if coding.eq_ignore_ascii_case(b"zstd") => {
-                size_bytes.map(|size_bytes| Self::Zstd { size_bytes }).ok_or_else(no_size)
+                size_bytes.map(|size_bytes| Self::Zstd { size_bytes }).ok_or(CodingError::Size)
             }
-            _ => Err(unsupported()),
+            _ => Err(CodingError::Unsupported),
         }
     }
 }
@@ -109,16 +133,6 @@ fn size(value: &HeaderValue) -> Option<u64> {
     let digits = value.to_str().ok()?.trim();
     // `parse` would take a sign.
     digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
-fn no_size() -> Answer {
-    text(StatusCode::BAD_REQUEST, "X-Digest-SizeBytes has to be there, with the size of the decoded body in decimal digits")
-}
-
-fn unsupported() -> Answer {
-    let mut answer = text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding has to be zstd, identity or absent");
-    answer.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("zstd, identity"));
-    answer
 }
 
 /// The status of what is no zstd or decompresses to something else.
@@ -131,7 +145,7 @@ pub(super) fn decompress_error(error: &DecompressError) -> Answer {
 
 /// All of a decoded body in memory, at most `limit_bytes`; else the refusal.
 pub(super) async fn gather(cache: &Cache, headers: &HeaderMap, incoming: &mut Incoming, limit_bytes: u64) -> Result<Bytes, Answer> {
-    let size_bytes = match Coding::of(headers)? {
+    let size_bytes = match Coding::of(headers).map_err(CodingError::answer)? {
         Coding::Plain { .. } => return incoming.gather(limit_bytes, 0, &cache.memory).await.map_err(|broken| broken.answer()),
         Coding::Zstd { size_bytes } => size_bytes,
     };
@@ -210,7 +224,7 @@ mod tests {
     #[test]
     fn a_body_says_how_it_is_encoded_and_how_large_it_gets() {
         use header::CONTENT_ENCODING as CODING;
-        let of = |lines: &[(HeaderName, &str)]| Coding::of(&headers(lines)).map_err(|answer| answer.status().as_u16());
+        let of = |lines: &[(HeaderName, &str)]| Coding::of(&headers(lines)).map_err(|error| error.answer().status().as_u16());
         assert_eq!(of(&[]), Ok(Coding::Plain { size_bytes: None }));
         assert_eq!(of(&[(SIZE, "7")]), Ok(Coding::Plain { size_bytes: Some(7) }));
         assert_eq!(of(&[(CODING, "Identity")]), Ok(Coding::Plain { size_bytes: None }));

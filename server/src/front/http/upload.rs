@@ -135,10 +135,12 @@ impl Incoming {
 
     /// Takes memory for what is read before it is with the store; the body gives it back when it is dropped.
     pub(super) async fn reserve(&mut self, bytes: u64, memory: &Memory) -> Result<(), Broken> {
-        let share = match bytes {
-            ..=FREE_BYTES_MAX => return Ok(()),
-            ..=SMALL_BYTES_MAX => memory.small(bytes).await,
-            _ => memory.large(bytes).await,
+        if bytes <= FREE_BYTES_MAX {
+            return Ok(());
+        }
+        let share = match bytes <= SMALL_BYTES_MAX {
+            true => memory.small(bytes).await,
+            false => memory.large(bytes).await,
         };
         self.shares.push(share.ok_or(Broken::Crowded)?);
         Ok(())
