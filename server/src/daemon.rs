@@ -201,6 +201,7 @@ async fn open(settings: &Settings) -> Result<(Engine, OpenReport), String> {
         },
         flush_ms_max: settings.flush_ms_max,
         cache_bytes: place.cache_bytes,
+        encode: false,
     };
     Engine::open(place.device, options).await.map_err(|error| storage::cannot_open(&settings.place, &error))
 }
