@@ -10,6 +10,7 @@ use crate::{
         gate::Gate,
         http::{self, Front},
         reapi::{self, Services, SuspendedLimits, http2},
+        uploads::Uploads,
     },
     phase::Phase,
     storage,
@@ -21,7 +22,7 @@ use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -121,15 +122,30 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
         "store is open"
     );
 
-    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(local));
-    front.open(store.clone(), settings.http_options);
-    let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
-    let options = reapi::Options { suspended, tools: settings.tools.clone(), ..reapi::Options::default() };
+    let mut local = LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec());
+    if let Some(frames) = settings.storage_frames {
+        local = local.compressing(frames);
+    }
+    let local = Arc::new(local);
+    let limits = settings.limits;
+    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::with(local.clone(), limits.trees));
+    let uploads = Uploads::new(limits.uploads_max);
+    front.open(store.clone(), settings.http_options.clone(), uploads.clone());
+    let options = reapi::Options {
+        instances: settings.instances.clone(),
+        actions_must_exist: settings.actions_must_exist,
+        message_bytes_max: limits.message_bytes_max,
+        request_bytes_max: limits.request_bytes_max,
+        decompressed_bytes_max: limits.decompressed_bytes_max,
+        directory_depth_max: limits.trees.depth_max,
+        uploads,
+        suspended: SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() },
+        tools: settings.tools.clone(),
+    };
     let services = Services::new(store, options).await;
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
-        http2::configure(Server::builder())
+        http2::configure(Server::builder(), limits.streams_max)
             .layer(gate.clone())
             .add_routes(Routes::from(services.router()))
             .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), said(goodbye_said)),
@@ -161,6 +177,16 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
         grpc_server.abort();
     }
     poison_watch.abort();
+    if settings.storage_frames.is_some() {
+        let counters = local.at_rest_counters();
+        info!(
+            compressed = counters.compressed.load(Ordering::Relaxed),
+            compressed_blob_bytes = counters.compressed_blob_bytes.load(Ordering::Relaxed),
+            compressed_stored_bytes = counters.compressed_stored_bytes.load(Ordering::Relaxed),
+            plain = counters.plain.load(Ordering::Relaxed),
+            "blobs that were stored"
+        );
+    }
     let closed = engine.close().await;
     // Last, so that probes are answered until then.
     http_goodbye.send_replace(true);
@@ -201,7 +227,7 @@ async fn open(settings: &Settings) -> Result<(Engine, OpenReport), String> {
         },
         flush_ms_max: settings.flush_ms_max,
         cache_bytes: place.cache_bytes,
-        encode: false,
+        encode: settings.storage_frames.is_some(),
     };
     Engine::open(place.device, options).await.map_err(|error| storage::cannot_open(&settings.place, &error))
 }

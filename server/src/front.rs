@@ -3,3 +3,4 @@
 pub mod gate;
 pub mod http;
 pub mod reapi;
+pub mod uploads;

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod daemon;
 pub mod front;
+pub mod instances;
 pub mod memory;
 pub mod phase;
 pub mod storage;

@@ -13,7 +13,9 @@ use crate::store::{ActionKey, Instance, ResultRule, action_result};
 
 pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Answer {
     let digests = hash.digests(0, &cache.store.capabilities().digest_functions);
-    let configured = digests.iter().find(|digest| digest.function == cache.options.action_function);
+    let options = &cache.options;
+    let function = options.action_function.or_else(|| options.instances.default_function(instance, hash.hex().len()));
+    let configured = digests.iter().find(|digest| Some(digest.function) == function);
     let Some(&digest) = configured.or(digests.first()) else {
         return refused(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"), call.incoming, call.version).await;
     };
@@ -30,7 +32,7 @@ pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: 
 
 async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call) -> Answer {
     let (version, mut incoming) = (call.version, call.incoming);
-    let refusal = encoded(&call.asked.headers).or_else(|| {
+    let refusal = not_permitted(cache, instance).or_else(|| encoded(&call.asked.headers)).or_else(|| {
         is_json(&call.asked.headers).then(|| text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON is not supported: send the message as it is"))
     });
     if let Some(answer) = refusal {
@@ -50,6 +52,12 @@ async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call)
         Ok(()) => empty(StatusCode::OK),
         Err(error) => store_error(&error),
     }
+}
+
+/// The refusal of what only those may do who may store action results.
+pub(super) fn not_permitted(cache: &Cache, instance: &Instance) -> Option<Answer> {
+    let permitted = *cache.options.instances.updates.get(instance);
+    (!permitted).then(|| text(StatusCode::FORBIDDEN, "this instance takes no action results and no entries"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
     Asked, Cache, Call,
-    answer::{Answer, empty, missing, refused, store_error, text},
+    answer::{Answer, empty, missing, refused, store_error, text, text_later},
     download,
     path::Hash,
     upload::{Broken, Incoming},
@@ -50,6 +50,9 @@ async fn put(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Ans
         },
     };
     let digests = hash.digests(size_bytes, &cache.store.capabilities().digest_functions);
+    let Some(_turn) = cache.uploads.begin() else {
+        return refused(text_later(StatusCode::SERVICE_UNAVAILABLE, "too many uploads at the same time"), incoming, version).await;
+    };
     if digests.is_empty() {
         return refused(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"), incoming, version).await;
     }

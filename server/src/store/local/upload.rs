@@ -6,14 +6,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Engine, Upload};
+use blockstore_engine::{Begin, Codec, Engine, Upload};
 use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
-use super::{LastMatch, content_key, verify_hash};
+use super::{
+    LocalStore,
+    at_rest::{Complete, Compressed},
+    content_key, verify_hash,
+};
 use crate::store::{BlobUpload, Digest, Hasher, StoreError, WriteOutcome};
 
 /// Bytes of a large upload that wait for its task at most, unless a single piece is larger.
@@ -25,10 +29,9 @@ const STRIDE_BYTES: usize = 256 << 10;
 
 /// Where an upload belongs.
 pub(super) struct Target {
-    pub(super) engine: Engine,
+    pub(super) store: LocalStore,
     /// The names that it may turn out to have: at least one, the likeliest first, all of one size.
     pub(super) digests: Vec<Digest>,
-    pub(super) last_match: LastMatch,
 }
 
 impl Target {
@@ -43,7 +46,7 @@ impl Target {
         match self.digests.iter().find(|digest| computed.contains(digest)) {
             Some(&digest) => {
                 if self.digests.len() > 1 {
-                    self.last_match.remember(digest.function);
+                    self.store.last_match.remember(digest.function);
                 }
                 Ok(digest)
             }
@@ -119,7 +122,8 @@ impl BlobUpload for SmallUpload {
             computed.extend(target.digests.iter().skip(1).map(|digest| Hasher::digest(digest.function, &data)));
         }
         let digest = target.matching(&computed)?;
-        Ok(target.engine.put(content_key(&digest), data).await?.into())
+        let mut outcomes = target.store.put_batch(vec![(content_key(&digest), data)]).await;
+        outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())))
     }
 }
 
@@ -195,8 +199,9 @@ impl BlobUpload for LargeUpload {
     }
 }
 
-async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
+async fn store(upload: Upload, target: Target, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
     let mut hashers: Vec<_> = target.digests.iter().map(|digest| Hasher::new(digest.function, digest.size_bytes)).collect();
+    let mut upload = Compressed::new(upload, target.store.at_rest.clone());
     while let Some(message) = messages.recv().await {
         match message {
             Message::Piece(data, permit) => {
@@ -209,9 +214,10 @@ async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<
             Message::Finish => {
                 let computed: Vec<_> = hashers.into_iter().map(Hasher::finish).collect();
                 let digest = target.matching(&computed)?;
+                let complete = upload.complete().await?;
                 return match digest == *target.expected() {
-                    true => Ok(upload.finish().await?.into()),
-                    false => store_again(&target.engine, upload, &digest).await,
+                    true => complete.finish().await,
+                    false => store_again(&target.store.engine, complete, &digest).await,
                 };
             }
         }
@@ -219,21 +225,34 @@ async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<
     Err(StoreError::Unavailable("upload was abandoned".into()))
 }
 
-/// Stores what was uploaded under the name that it turned out to have. It was not visible under the other, and goes.
-async fn store_again(engine: &Engine, mut upload: Upload, digest: &Digest) -> Result<WriteOutcome, StoreError> {
+/// Stores what was uploaded under the name that it turned out to have, in the form that it has. It was not visible under the other, and
+/// goes.
+async fn store_again(engine: &Engine, mut complete: Complete, digest: &Digest) -> Result<WriteOutcome, StoreError> {
     let mut again = match engine.begin_upload(content_key(digest), digest.size_bytes).await? {
         Begin::AlreadyPresent => return Ok(WriteOutcome::AlreadyPresent),
         Begin::Upload(again) => again,
     };
-    let Some(object) = upload.read_back().await? else {
+    let Some(object) = complete.upload.read_back().await? else {
         return Err(StoreError::Internal("large upload is gathered in memory".into()));
     };
     let unreadable = |error| StoreError::Unavailable(format!("upload cannot be read back: {error}"));
-    let mut reader = object.reader(0, None).map_err(unreadable)?;
+    let codec = object.codec();
+    let mut reader = object.encoded_reader(0);
+    let mut part = Vec::new();
     while let Some(piece) = reader.next().await {
-        again.write(&piece.map_err(unreadable)?.into_bytes()).await?;
+        let piece = piece.map_err(unreadable)?;
+        let data = piece.data.into_bytes();
+        if codec == Codec::Plain {
+            again.write(&data).await?;
+            continue;
+        }
+        part.extend_from_slice(&data);
+        if piece.ends_part {
+            again.write_encoded(codec, &part).await?;
+            part.clear();
+        }
     }
-    Ok(again.finish().await?.into())
+    complete.under(*again).finish().await
 }
 
 /// An upload of no bytes whose digest is not that of the empty blob: it can only fail.
