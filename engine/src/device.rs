@@ -15,7 +15,8 @@ mod uring;
 
 pub use buf::{AlignedBuf, BufferPoolStats, RETAINED_BYTES_MAX, buffer_pool_stats};
 pub use open::{
-    DeviceError, DeviceOptions, Direct, IoBackend, create_file, first_and_last_mib_are_zero, open_block_device, open_file, open_read_only,
+    DeviceError, DeviceOptions, Direct, IoBackend, create_file, extend_file, first_and_last_mib_are_zero, open_any, open_block_device,
+    open_file, open_read_only,
 };
 pub use sim::{CrashModel, FlushFault, Latency, ReadFault, SimDevice, SimHandle, SimOptions, WriteFault};
 

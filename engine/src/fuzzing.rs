@@ -273,7 +273,10 @@ fn possible(layout: &Layout) {
     assert!(layout.block_offset(last) + layout.block_bytes <= end, "blocks end before the last superblocks: {layout:?}");
     let unit = layout.table_units - 1;
     for slot in 0..2 {
-        assert!(layout.image_unit_offset(slot, unit) + UNIT_BYTES as u64 <= layout.blocks_offset, "images precede the blocks");
+        let image = layout.block_table_offset(slot, 0)..layout.image_unit_offset(slot, unit) + UNIT_BYTES as u64;
+        let before = image.end <= layout.blocks_offset;
+        let behind = image.start >= layout.block_offset(last) + layout.block_bytes && image.end <= end;
+        assert!(before || behind, "images lie before the blocks or behind them: {layout:?}");
     }
     let offsets =
         [layout.block_offset(0), layout.log_page_offset(u64::MAX), layout.image_unit_offset(1, 0), layout.block_table_offset(0, 1)];
@@ -287,7 +290,12 @@ fn layout(data: &[u8]) {
     let options = FormatOptions { block_bytes: option(8), objects: option(16) };
     if let Ok(layout) = Layout::plan(number(data, 0), &options) {
         possible(&layout);
-        assert_eq!(Layout::of(&superblock_of(&layout)), Ok(layout));
+        assert_eq!(Layout::of(&superblock_of(&layout)), Ok(layout.clone()));
+        if let Ok(grown) = layout.grown(layout.device_bytes.saturating_add(number(data, 8) % (1 << 40)), None) {
+            possible(&grown);
+            assert!(grown.block_count > layout.block_count && grown.log_offset >= layout.device_bytes);
+            assert_eq!(Layout::of(&superblock_of(&grown)), Ok(grown));
+        }
     }
 }
 

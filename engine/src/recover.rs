@@ -89,29 +89,28 @@ pub(crate) struct State {
     pub(crate) damaged_heads: u64,
 }
 
-/// Reads the store on `device` into memory. Writes nothing.
-pub(crate) async fn read_state(device: &dyn Device) -> Result<State, OpenError> {
-    let (superblock, _, layout) = identify(device).await?;
-    load(device, superblock, layout).await
-}
-
 /// The superblock in force of a store that can be opened here, the order in which the next one must be written, and what it states.
 async fn identify(device: &dyn Device) -> Result<(Superblock, [usize; 4], Layout), OpenError> {
     let (superblock, order) = superblocks::read(device).await?;
+    let layout = layout_on(device, &superblock)?;
+    Ok((superblock, order, layout))
+}
+
+/// What a superblock states, if it can be so on this device, which may be larger than the store on it.
+pub(crate) fn layout_on(device: &dyn Device, superblock: &Superblock) -> Result<Layout, OpenError> {
     let found = device.geometry().len_bytes / PAGE_BYTES as u64 * PAGE_BYTES as u64;
-    if superblock.device_bytes != found {
+    if superblock.device_bytes > found {
         return Err(OpenError::Unusable(format!("it was formatted with {} bytes, but the device has {found}", superblock.device_bytes)));
     }
     if (superblock.device_index, superblock.device_count) != (0, 1) {
         let (index, count) = (superblock.device_index, superblock.device_count);
         return Err(OpenError::Unusable(format!("the device is number {index} of a set of {count}; this version opens sets of one")));
     }
-    let layout = Layout::of(&superblock).map_err(OpenError::Unusable)?;
-    Ok((superblock, order, layout))
+    Layout::of(superblock).map_err(OpenError::Unusable)
 }
 
-/// Reads image and log, and applies what counts.
-async fn load(device: &dyn Device, superblock: Superblock, layout: Layout) -> Result<State, OpenError> {
+/// Reads image and log into memory, and applies what counts. Writes nothing.
+pub(crate) async fn load(device: &dyn Device, superblock: Superblock, layout: Layout) -> Result<State, OpenError> {
     let census = Arc::new(Census::new(layout.clone()));
     let table = Table::new(layout.table_units, census.clone()).map_err(io_error("reserve memory for the table"))?;
     let mask = CrcMask::new(&superblock.uuid);

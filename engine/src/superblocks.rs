@@ -64,50 +64,115 @@ pub(crate) async fn write_all(device: &dyn Device, superblock: &Superblock, orde
     Ok(())
 }
 
-/// Finds the superblock in force, and the order in which the next one must be written. The returned sequence is the highest seen in
-/// any copy.
-pub(crate) async fn read(device: &dyn Device) -> Result<(Superblock, [usize; 4]), OpenError> {
+/// What is where a copy of the superblock belongs.
+#[derive(Debug)]
+pub(crate) enum CopyState {
+    Whole(Box<Superblock>),
+    /// Ours by its first bytes, but its checksum fails.
+    Damaged,
+    /// Nothing of ours.
+    Foreign,
+    /// Written by a version that this program does not understand.
+    TooNew {
+        version: u32,
+        incompatible: u64,
+    },
+    Unreadable(io::Error),
+}
+
+/// One of the four copies.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) offset: u64,
+    pub(crate) state: CopyState,
+}
+
+impl Copy {
+    async fn read(device: &dyn Device, offset: u64) -> Self {
+        let (page, result) = device.read_stored(offset, AlignedBuf::zeroed(PAGE_BYTES)).await;
+        let state = match result.map(|()| Superblock::decode(&page)) {
+            Ok(Ok(superblock)) => CopyState::Whole(Box::new(superblock)),
+            Ok(Err(SuperblockFault::TooNew { version, incompatible })) => CopyState::TooNew { version, incompatible },
+            Ok(Err(SuperblockFault::Foreign)) => CopyState::Foreign,
+            Ok(Err(SuperblockFault::Damaged)) => CopyState::Damaged,
+            Err(error) => CopyState::Unreadable(error),
+        };
+        Self { offset, state }
+    }
+
+    pub(crate) fn whole(&self) -> Option<&Superblock> {
+        match &self.state {
+            CopyState::Whole(superblock) => Some(superblock),
+            _ => None,
+        }
+    }
+}
+
+/// The four copies, in order. The device may be larger than the store on it: then the last two are where the first two say that the
+/// store ends, unless they are at the end of the device already.
+pub(crate) async fn read_copies(device: &dyn Device) -> Result<[Copy; 4], OpenError> {
     let device_bytes = device.geometry().len_bytes;
     if device_bytes < 4 * PAGE_BYTES as u64 {
         return Err(OpenError::NotABlockstore(format!("{device_bytes} bytes are too few to hold a store")));
     }
-    let mut copies = Vec::new();
-    let mut faults = Vec::new();
-    let mut too_new = None;
-    for (copy, offset) in Layout::superblock_offsets(device_bytes).into_iter().enumerate() {
-        let (page, result) = device.read_stored(offset, AlignedBuf::zeroed(PAGE_BYTES)).await;
-        match result {
-            Ok(()) => match Superblock::decode(&page) {
-                Ok(superblock) => copies.push((copy, superblock)),
-                Err(SuperblockFault::TooNew { version, incompatible }) => too_new = Some((version, incompatible)),
-                Err(SuperblockFault::Foreign) => {}
-                Err(SuperblockFault::Damaged) => faults.push(format!("the superblock at byte {offset} is damaged")),
-            },
-            Err(e) => faults.push(format!("read superblock at byte {offset}: {e}")),
+    let [a, b, c, d] = Layout::superblock_offsets(device_bytes);
+    let mut copies = [Copy::read(device, a).await, Copy::read(device, b).await, Copy::read(device, c).await, Copy::read(device, d).await];
+    let stated = copies.iter().take(2).filter_map(Copy::whole).map(|s| s.device_bytes).max();
+    if let Some(stated) = stated.filter(|bytes| (4 * PAGE_BYTES as u64..device_bytes).contains(bytes)) {
+        let offsets = Layout::superblock_offsets(stated);
+        for (copy, offset) in copies.iter_mut().zip(offsets).skip(2) {
+            if copy.whole().is_none() {
+                *copy = Copy::read(device, offset).await;
+            }
         }
     }
-    if let Some((version, incompatible)) = too_new {
-        return Err(OpenError::Unusable(format!(
-            "it has format version {version} and features {incompatible:#x}, which need a newer blockstore"
-        )));
+    Ok(copies)
+}
+
+/// Finds the superblock in force, and the order in which the next one must be written. The returned sequence is the highest seen in
+/// any copy.
+pub(crate) async fn read(device: &dyn Device) -> Result<(Superblock, [usize; 4]), OpenError> {
+    in_force(&read_copies(device).await?)
+}
+
+/// As [`read`], of copies that were read.
+pub(crate) fn in_force(copies: &[Copy; 4]) -> Result<(Superblock, [usize; 4]), OpenError> {
+    let mut faults = Vec::new();
+    for Copy { offset, state } in copies {
+        match state {
+            CopyState::TooNew { version, incompatible } => {
+                return Err(OpenError::Unusable(format!(
+                    "it has format version {version} and features {incompatible:#x}, which need a newer blockstore"
+                )));
+            }
+            CopyState::Damaged => faults.push(format!("the superblock at byte {offset} is damaged")),
+            CopyState::Unreadable(e) => faults.push(format!("read superblock at byte {offset}: {e}")),
+            CopyState::Whole(_) | CopyState::Foreign => {}
+        }
     }
-    let highest = copies.iter().map(|(_, c)| c.sequence).max().unwrap_or(0);
-    let twice = |c: &Superblock| copies.iter().filter(|(_, d)| d == c).count() >= 2;
-    let in_force = copies.iter().map(|(_, c)| c).filter(|c| twice(c)).max_by_key(|c| c.sequence).cloned();
-    match in_force {
-        Some(mut superblock) => {
-            let agrees = |at: &usize| copies.iter().any(|(copy, c)| copy == at && *c == superblock);
-            let mut order = IN_ORDER;
-            order.sort_by_key(agrees);
+    let whole: Vec<&Superblock> = copies.iter().filter_map(Copy::whole).collect();
+    let highest = whole.iter().map(|c| c.sequence).max().unwrap_or(0);
+    let twice = |c: &Superblock| whole.iter().filter(|d| **d == c).count() >= 2;
+    match whole.iter().filter(|c| twice(c)).max_by_key(|c| c.sequence) {
+        Some(superblock) => {
+            let mut superblock = (*superblock).clone();
+            let order = order_after(copies, &superblock);
             superblock.sequence = highest;
             Ok((superblock, order))
         }
-        None if copies.is_empty() && faults.is_empty() => Err(OpenError::NotABlockstore(
+        None if whole.is_empty() && faults.is_empty() => Err(OpenError::NotABlockstore(
             "none of the four superblocks is there (or the device has another size than when it was formatted)".into(),
         )),
         None => {
-            let seen = if copies.is_empty() { String::new() } else { format!("{} copies without an identical second one; ", copies.len()) };
+            let seen = if whole.is_empty() { String::new() } else { format!("{} copies without an identical second one; ", whole.len()) };
             Err(OpenError::Unusable(format!("no two superblocks agree: {seen}{}", faults.join("; "))))
         }
     }
+}
+
+/// The order in which the superblock after `superblock` must be written: those that do not say the same first.
+pub(crate) fn order_after(copies: &[Copy; 4], superblock: &Superblock) -> [usize; 4] {
+    let mut order = IN_ORDER;
+    order.sort_by_key(|at| copies.get(*at).is_some_and(|copy| copy.whole() == Some(superblock)));
+    order
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     phase::Phase,
     storage,
-    store::{BlobStore, DigestFunction, completeness::CompleteActionResults, local::LocalStore},
+    store::{BlobStore, DigestFunction, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
 };
 use blockstore_engine::{Engine, OpenOptions, OpenReport};
 use std::{
@@ -128,7 +128,7 @@ async fn live(settings: Settings, started: Instant) -> Result<(), String> {
     }
     let local = Arc::new(local);
     let limits = settings.limits;
-    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::with(local.clone(), limits.trees));
+    let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::with(Arc::new(ChunkedBlobs::new(local.clone())), limits.trees));
     let uploads = Uploads::new(limits.uploads_max);
     front.open(store.clone(), settings.http_options.clone(), uploads.clone());
     let options = reapi::Options {

@@ -3,6 +3,8 @@
 pub mod config;
 pub mod daemon;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod instances;
 pub mod memory;
 pub mod phase;

@@ -4,49 +4,27 @@
 //! digest it was named with. Everything streams; no call needs memory for a whole large blob. Any future may be dropped at
 //! any await: nothing becomes visible half, and no other call is hurt.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 
 pub mod action_result;
+pub mod chunk_list;
+pub mod chunked;
+pub mod chunking;
 pub mod completeness;
 pub mod compression;
-mod digest;
 pub mod directories;
 mod error;
-mod hasher;
+mod hashing;
 pub mod local;
 
-pub use digest::{Digest, DigestError, DigestFunction, HASH_BYTES_MAX};
+pub use blockstore_names::{ActionKey, Digest, DigestError, DigestFunction, HASH_BYTES_MAX, Hasher, Instance};
+pub use chunk_list::{ChunkList, ChunkListBuilder};
+pub use chunking::Chunking;
 pub use error::StoreError;
-pub use hasher::Hasher;
-
-/// An instance name: the part of a store that a client speaks to. Empty for clients that name none.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Instance(Arc<str>);
-
-impl Instance {
-    /// Longest name in bytes.
-    pub const BYTES_MAX: usize = 1024;
-
-    /// The instance of that name.
-    pub fn new(name: &str) -> Self {
-        Self(name.into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
 
 /// What a store can do. Does not change while it is open.
 #[derive(Clone, Debug)]
@@ -59,15 +37,8 @@ pub struct Capabilities {
     pub action_result_bytes_max: u64,
     /// Largest entry under a client's own name, in bytes.
     pub entry_bytes_max: u64,
-}
-
-/// Name of an action result: the digest of an action. The size is optional because HTTP does not know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ActionKey {
-    /// Function and hash of the action; its size counts only if `size_known`.
-    pub digest: Digest,
-    /// Whether the caller knows the action's size. Where both sides know it and differ, it is a miss.
-    pub size_known: bool,
+    /// Whether blobs may come and go as lists of chunks. The bare store keeps such lists, but neither makes nor checks them.
+    pub chunked_blobs: bool,
 }
 
 /// What a reader takes for an action result, where other things may lie under an action's name: HTTP clients keep bytes of their own
@@ -312,4 +283,27 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// What keeps the store from writing.
     async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError>;
+
+    /// For each digest whether a list of chunks is kept under its function and hash, whatever its size and whether the chunks are there; in
+    /// the order asked. What is there counts as used.
+    ///
+    /// # Errors
+    /// What keeps the store from knowing.
+    async fn has_chunk_lists(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError>;
+
+    /// The chunks of a blob, all of which are there and count as used; `None` if the blob is missing. One that is only there whole is cut,
+    /// by this algorithm, and its chunks are stored. The bare store gives what was put under function and hash, whatever the digest's size
+    /// and whether the chunks are there.
+    ///
+    /// # Errors
+    /// What keeps the store from knowing, or from storing the chunks.
+    async fn chunk_list(&self, instance: &Instance, digest: &Digest, chunking: Chunking) -> Result<Option<ChunkList>, StoreError>;
+
+    /// Makes a blob of chunks that are there: nothing but the list is stored. A blob that is there keeps what it has. The bare store keeps
+    /// the list as it is, in the place of an older one.
+    ///
+    /// # Errors
+    /// [`StoreError::ChunkMissing`], [`StoreError::SizeMismatch`] and [`StoreError::HashMismatch`] if the chunks are not the blob, and what
+    /// keeps the store from knowing or writing.
+    async fn put_chunk_list(&self, instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError>;
 }

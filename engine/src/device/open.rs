@@ -174,6 +174,36 @@ pub fn open_file(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>,
     start(path, backing, file_geometry(len_bytes), options)
 }
 
+/// Opens a store for reading and writing in whatever is at the path, a regular file or a block device.
+///
+/// Blocks for up to a second while another process holds it.
+pub fn open_any(path: &Path, options: DeviceOptions) -> Result<Arc<dyn Device>, DeviceError> {
+    let stat = fs::stat(path).map_err(|errno| DeviceError::of(path, "inspect", errno))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::BlockDevice => open_block_device(path, options),
+        _ => open_file(path, options),
+    }
+}
+
+/// Makes a store's file larger, to `len_bytes` rounded down to whole pages, and reserves the space. What is in it stays; the store on it
+/// goes on with the size that it had. A file that is larger already stays as it is.
+///
+/// Blocks for up to a second while another process holds the lock.
+pub fn extend_file(path: &Path, len_bytes: u64) -> Result<(), DeviceError> {
+    let len_bytes = whole_pages(path, len_bytes)?;
+    let fd = fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| DeviceError::of(path, "open", errno))?;
+    let stat = fs::fstat(&fd).map_err(|errno| DeviceError::of(path, "inspect", errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(DeviceError::unsupported(path, "is not a regular file"));
+    }
+    let have_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+    let backing = lock(path, fd)?;
+    if have_bytes < len_bytes {
+        reserve::reserve(path, backing.as_fd(), have_bytes, len_bytes)?;
+    }
+    Ok(())
+}
+
 /// Opens a store in a regular file or on a block device for reading: every write to it fails. It is locked like one that is
 /// written, because a running store changes under who reads it.
 ///
@@ -207,7 +237,7 @@ pub fn create_file(path: &Path, len_bytes: u64, options: DeviceOptions) -> Resul
     let mut partial = reserve::RemoveUnlessKept::new(path);
     let backing = lock(path, fd)?;
     reserve::avoid_copy_on_write(path, backing.as_fd());
-    reserve::reserve(path, backing.as_fd(), len_bytes)?;
+    reserve::reserve(path, backing.as_fd(), 0, len_bytes)?;
     let device = start(path, backing, file_geometry(len_bytes), options)?;
     partial.keep();
     Ok(device)

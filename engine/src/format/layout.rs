@@ -46,14 +46,9 @@ impl Layout {
             Some(b) => return Err(format!("block size of {b} bytes: must be a power of two from 1 MiB to 1 GiB")),
             None => (1u64 << (device_bytes / 128).max(1).ilog2()).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX),
         };
-        let objects = options.objects.unwrap_or(device_bytes / OBJECT_BYTES_MEAN).max(1);
-        let units = objects
-            .checked_mul(100)
-            .map(|n| n.div_ceil(LOAD_RECLAIM_PERCENT).div_ceil(u64::from(SLOTS_PER_UNIT)))
-            .and_then(|n| u32::try_from(n).ok())
-            .ok_or_else(|| format!("table for {objects} objects: too many"))?;
-        let slots = u64::from(units) * u64::from(SLOTS_PER_UNIT);
-        let log_bytes = if device_bytes < 256 * MIB { device_bytes / 16 } else { (64 * slots).max(16 * MIB) } / PAGE * PAGE;
+        let objects = options.objects.unwrap_or_else(|| Self::objects_by_size(device_bytes)).max(1);
+        let (units, log_pages) = Self::sizes(device_bytes, objects)?;
+        let log_bytes = log_pages * PAGE;
         let log_offset = 2 * PAGE;
         let too_small = || {
             format!(
@@ -81,7 +76,7 @@ impl Layout {
                     block_count: count,
                     vbn_stride,
                     log_offset,
-                    log_pages: log_bytes / PAGE,
+                    log_pages,
                     image_offsets: [image_a, image_b],
                     table_units: units,
                     blocks_offset,
@@ -91,7 +86,25 @@ impl Layout {
         }
     }
 
-    fn image_bytes(blocks: u32, units: u32) -> u64 {
+    /// How many objects a table is made for when nothing is said.
+    pub(crate) fn objects_by_size(device_bytes: u64) -> u64 {
+        device_bytes / OBJECT_BYTES_MEAN
+    }
+
+    /// Units of a table for `objects`, and pages of a log for a device of this size.
+    pub(crate) fn sizes(device_bytes: u64, objects: u64) -> Result<(u32, u64), String> {
+        let units = objects
+            .max(1)
+            .checked_mul(100)
+            .map(|n| n.div_ceil(LOAD_RECLAIM_PERCENT).div_ceil(u64::from(SLOTS_PER_UNIT)))
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| format!("table for {objects} objects: too many"))?;
+        let slots = u64::from(units) * u64::from(SLOTS_PER_UNIT);
+        let log_bytes = if device_bytes < 256 * MIB { device_bytes / 16 } else { (64 * slots).max(16 * MIB) };
+        Ok((units, log_bytes / PAGE))
+    }
+
+    pub(crate) fn image_bytes(blocks: u32, units: u32) -> u64 {
         2 * BlockTable::copy_bytes(blocks) + u64::from(units) * UNIT_BYTES as u64
     }
 
@@ -110,7 +123,14 @@ impl Layout {
         };
         let image_bytes = Self::image_bytes(s.block_count, s.table_units);
         let blocks_end = u64::from(s.block_count).checked_mul(s.block_bytes).and_then(|n| n.checked_add(s.blocks_offset));
-        let mut spans = [(s.log_offset, s.log_bytes), (s.image_offsets[0], image_bytes), (s.image_offsets[1], image_bytes)];
+        // Log and images lie before the blocks, or, in a store that grew, behind them.
+        let blocks_bytes = u64::from(s.block_count).saturating_mul(s.block_bytes);
+        let mut spans = [
+            (s.log_offset, s.log_bytes),
+            (s.image_offsets[0], image_bytes),
+            (s.image_offsets[1], image_bytes),
+            (s.blocks_offset, blocks_bytes),
+        ];
         spans.sort_unstable();
         let mut end = 2 * PAGE;
         for (offset, bytes) in spans {
@@ -119,7 +139,7 @@ impl Layout {
             }
             end = offset.saturating_add(bytes);
         }
-        let fits = blocks_end.is_some_and(|e| e.saturating_add(2 * PAGE) <= s.device_bytes) && end <= s.blocks_offset;
+        let fits = blocks_end.is_some() && end.saturating_add(2 * PAGE) <= s.device_bytes;
         let pages = s.blocks_offset.is_multiple_of(PAGE) && s.device_bytes.is_multiple_of(PAGE);
         let block_ok = s.block_bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&s.block_bytes);
         if !fits

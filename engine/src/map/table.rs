@@ -311,6 +311,21 @@ impl Table {
         all
     }
 
+    /// All slots in use, in the order of the table, of a table that nobody changes.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(Found)) {
+        for unit in 0..self.units() {
+            let words = &self.words[unit as usize * WORDS_PER_UNIT + WORDS_PER_BUCKET..(unit as usize + 1) * WORDS_PER_UNIT];
+            for (i, pair) in words.chunks_exact(2).enumerate() {
+                let s = Slot { word0: pair[0].load(Ordering::Relaxed), word1: pair[1].load(Ordering::Relaxed) };
+                if s.is_empty() {
+                    continue;
+                }
+                let address = Address { unit, bucket: i as u32 / SLOTS_PER_BUCKET, fingerprint: s.fingerprint() };
+                each(Found { address, place: s.place(), kind: s.kind(), class: s.class(), stamp: s.stamp() });
+            }
+        }
+    }
+
     /// Gives every slot with stamp `from` the stamp `to`, unit by unit.
     pub(crate) fn restamp_unit(&self, unit: u32, from: u8, to: u8) {
         let mut edit = Edit::new(self, unit);
@@ -319,6 +334,21 @@ impl Table {
                 let s = self.read(unit, bucket, slot);
                 if !s.is_empty() && s.stamp() == from {
                     edit.write(bucket, slot, s.at(s.place(), to));
+                }
+            }
+        }
+    }
+
+    /// Gives every slot the stamp that `stamp` has for its place, if it has one.
+    pub(crate) fn restamp_by_place(&self, stamp: impl Fn(Place) -> Option<u8>) {
+        for unit in 0..self.units() {
+            let mut edit = Edit::new(self, unit);
+            for (bucket, slot) in (0..BUCKETS_PER_UNIT).flat_map(|b| (0..SLOTS_PER_BUCKET).map(move |s| (b, s))) {
+                let s = self.read(unit, bucket, slot);
+                if !s.is_empty()
+                    && let Some(stamp) = stamp(s.place())
+                {
+                    edit.write(bucket, slot, s.at(s.place(), stamp));
                 }
             }
         }

@@ -22,6 +22,7 @@ use crate::{
 mod action_cache;
 mod batch;
 mod capabilities;
+mod chunks;
 mod find_missing;
 mod grpc;
 mod read;
@@ -47,6 +48,8 @@ pub const ANSWER_BYTES_MAX: u64 = (4 << 20) - 1024;
 pub const LARGE_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Largest message of `ByteStream.Write` in bytes, unless less is set.
 pub const WRITE_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of long lists of chunks that arrive in streams, in memory at the same time. The longest of any digest function fits.
+const CHUNK_LISTS_BYTES_MAX: u32 = 64 << 20;
 /// Largest message of the other methods in bytes, unless less is set.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
@@ -99,6 +102,8 @@ struct Shared {
     walks: tree::Walks,
     /// Bytes that compressed blobs of batches decompress to. Taken after a message's own share and never the other way round.
     decompressed: grpc::Budget,
+    /// Bytes of lists of chunks that arrive. Taken while no message's share is held.
+    chunk_lists: grpc::Budget,
 }
 
 impl Shared {
@@ -132,7 +137,8 @@ impl Services {
         suspended.expire_in_background();
         let walks = tree::Walks::default();
         let decompressed = grpc::Budget::new(options.request_bytes_max);
-        let shared = Arc::new(Shared { store, options, suspended, walks, decompressed });
+        let chunk_lists = grpc::Budget::new(CHUNK_LISTS_BYTES_MAX);
+        let shared = Arc::new(Shared { store, options, suspended, walks, decompressed, chunk_lists });
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let routes = match reflection() {
@@ -197,6 +203,14 @@ fn methods(shared: &Arc<Shared>, router: Router) -> Router {
             bytes_max, batch::read;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
             bytes_max, tree::get;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob",
+            bytes_max, chunks::split;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetChunkMapping",
+            bytes_max, chunks::get_mapping;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob",
+            large_bytes_max, chunks::splice;
+        "/build.bazel.remote.execution.v2.ContentAddressableStorage/RegisterChunkMapping",
+            bytes_max, chunks::register_mapping;
         "/google.bytestream.ByteStream/Read",
             bytes_max, read::call;
         "/google.bytestream.ByteStream/Write",

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::{
-    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Instance, OpenBlob, ResultRule,
-    StoreError, WriteOutcome, action_result,
+    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Instance,
+    OpenBlob, ResultRule, StoreError, WriteOutcome, action_result,
     directories::{self, DirectoryWalk},
 };
 
@@ -272,5 +272,17 @@ impl BlobStore for CompleteActionResults {
 
     async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
         self.inner.delete_entry(instance, name).await
+    }
+
+    async fn has_chunk_lists(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.inner.has_chunk_lists(instance, digests).await
+    }
+
+    async fn chunk_list(&self, instance: &Instance, digest: &Digest, chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
+        self.inner.chunk_list(instance, digest, chunking).await
+    }
+
+    async fn put_chunk_list(&self, instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+        self.inner.put_chunk_list(instance, digest, list).await
     }
 }

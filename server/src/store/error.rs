@@ -3,7 +3,7 @@
 use blockstore_engine::{PutError, ReadError};
 use thiserror::Error;
 
-use super::digest::{Digest, DigestFunction};
+use super::{Digest, DigestFunction};
 
 /// A store could not do what it was asked.
 #[derive(Clone, Debug, Error)]
@@ -51,6 +51,18 @@ pub enum StoreError {
         declared: Box<Digest>,
         /// Digest of the bytes.
         computed: Box<Digest>,
+    },
+    /// A blob was to be made of chunks, and this one is not there.
+    #[error("chunk {chunk} is not in the store")]
+    ChunkMissing {
+        /// The first of them that is missing.
+        chunk: Box<Digest>,
+    },
+    /// The list of chunks is longer than any may be.
+    #[error("list has more than {limit} chunks")]
+    TooManyChunks {
+        /// Chunks of a list at most.
+        limit: usize,
     },
     /// The store was not set up for this digest function.
     #[error("digest function {0} is not offered")]

@@ -13,24 +13,29 @@ use std::{
 
 use async_trait::async_trait;
 use blockstore_engine::{Begin, Codec, Engine, Key, Object};
-use bytes::{BufMut, Bytes, BytesMut};
+use blockstore_names::{
+    keys::{action_key, content_key, entry_key},
+    value::{ACTION_PREFIX_BYTES, SIZE_UNKNOWN, action_bytes, action_result, action_value},
+};
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::{
-    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, DigestFunction, Hasher, Instance, OpenBlob,
-    ResultRule, StoreError, WriteOutcome,
+    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Hasher,
+    Instance, OpenBlob, ResultRule, StoreError, WriteOutcome,
     compression::{self, Frames, compress_batch},
+    hashing::TURN_BYTES,
 };
 
 mod at_rest;
 mod content;
-mod keys;
+mod lists;
 mod upload;
 
 pub use at_rest::Counters as AtRestCounters;
 use at_rest::{AtRest, Compressed};
 use content::collect;
-use keys::{action_key, content_key, entry_key};
+use lists::Lists;
 use upload::{LargeUpload, RefusedUpload, SmallUpload, Target};
 
 /// Uploads up to this size are gathered in memory and put whole; larger ones are streamed to the engine.
@@ -38,15 +43,6 @@ pub const SMALL_UPLOAD_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads of one batch that are with the engine at the same time.
 const READ_BATCH_CONCURRENCY: usize = 64;
-
-/// A batch gives other tasks a turn after hashing this many bytes.
-const HASH_TURN_BYTES: usize = 512 << 10;
-
-/// What precedes an action result in its value: a format byte, then the action's size in bytes, little-endian
-/// ([`SIZE_UNKNOWN`] if nobody said).
-const ACTION_PREFIX_BYTES: usize = 9;
-const ACTION_FORMAT: u8 = 1;
-const SIZE_UNKNOWN: u64 = u64::MAX;
 
 /// The engine of this machine as a store. CAS and action cache of all instances share it; action results are apart by
 /// instance name.
@@ -56,6 +52,7 @@ pub struct LocalStore {
     capabilities: Arc<Capabilities>,
     last_match: LastMatch,
     at_rest: AtRest,
+    lists: Lists,
 }
 
 /// The function of the last blob whose name left that open. The next one probably has the same.
@@ -82,8 +79,15 @@ impl LocalStore {
             blob_bytes_max: engine.object_bytes_max(),
             action_result_bytes_max: engine.named_bytes_max().saturating_sub(ACTION_PREFIX_BYTES as u64),
             entry_bytes_max: engine.named_bytes_max(),
+            chunked_blobs: false,
         };
-        Self { engine, capabilities: Arc::new(capabilities), last_match: LastMatch::default(), at_rest: AtRest::default() }
+        Self {
+            lists: Lists::new(engine.clone()),
+            engine,
+            capabilities: Arc::new(capabilities),
+            last_match: LastMatch::default(),
+            at_rest: AtRest::default(),
+        }
     }
 
     /// The same store, which from now on compresses blobs before it stores them; its engine was opened for that. What is stored already
@@ -213,27 +217,6 @@ impl fmt::Debug for LocalStore {
     }
 }
 
-fn action_value(action_bytes: u64, result: &[u8]) -> Bytes {
-    let mut value = BytesMut::with_capacity(ACTION_PREFIX_BYTES + result.len());
-    value.put_u8(ACTION_FORMAT);
-    value.put_u64_le(action_bytes);
-    value.put_slice(result);
-    value.freeze()
-}
-
-/// The size of the action in a value, [`SIZE_UNKNOWN`] included; `None` if the value has another format.
-fn action_bytes(value: &[u8]) -> Option<u64> {
-    let (format, rest) = value.split_first()?;
-    (*format == ACTION_FORMAT).then(|| rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)))?
-}
-
-/// The action result in a value, unless it was stored for an action of another size.
-fn action_result(action: &ActionKey, mut value: Bytes) -> Option<Bytes> {
-    let size_bytes = action_bytes(&value)?;
-    let size_fits = !action.size_known || size_bytes == SIZE_UNKNOWN || size_bytes == action.digest.size_bytes;
-    size_fits.then(|| value.split_off(ACTION_PREFIX_BYTES))
-}
-
 fn is_empty_blob(digest: &Digest) -> bool {
     digest.size_bytes == 0 && Hasher::digest(digest.function, b"") == *digest
 }
@@ -350,7 +333,7 @@ impl BlobStore for LocalStore {
         let mut turn_bytes = 0;
         for (place, (digest, data)) in blobs.into_iter().enumerate() {
             turn_bytes += data.len();
-            if turn_bytes > HASH_TURN_BYTES {
+            if turn_bytes > TURN_BYTES {
                 turn_bytes = 0;
                 tokio::task::yield_now().await;
             }
@@ -424,6 +407,19 @@ impl BlobStore for LocalStore {
     async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
         Ok(self.engine.delete(&entry_key(instance, name)).await?)
     }
+
+    async fn has_chunk_lists(&self, _instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.lists.have(digests).await)
+    }
+
+    async fn chunk_list(&self, _instance: &Instance, digest: &Digest, _chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
+        self.lists.get(digest).await
+    }
+
+    async fn put_chunk_list(&self, _instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+        self.check_function(digest)?;
+        self.lists.put(digest, list).await
+    }
 }
 
 /// Whether the data are the blob that the digest names.
@@ -448,27 +444,5 @@ impl From<blockstore_engine::PutOutcome> for WriteOutcome {
             blockstore_engine::PutOutcome::Stored => Self::Stored,
             blockstore_engine::PutOutcome::AlreadyPresent => Self::AlreadyPresent,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn action(size_bytes: u64, size_known: bool) -> ActionKey {
-        let digest = Digest::new(DigestFunction::Sha256, &[7; 32], size_bytes).unwrap();
-        ActionKey { digest, size_known }
-    }
-
-    #[test]
-    fn an_action_of_another_size_is_a_miss_when_both_sizes_are_known() {
-        let stored = |by: ActionKey| action_value(if by.size_known { by.digest.size_bytes } else { SIZE_UNKNOWN }, b"result");
-        let found = Some(Bytes::from_static(b"result"));
-        assert_eq!(action_result(&action(5, true), stored(action(5, true))), found);
-        assert_eq!(action_result(&action(6, true), stored(action(5, true))), None);
-        assert_eq!(action_result(&action(0, false), stored(action(5, true))), found);
-        assert_eq!(action_result(&action(6, true), stored(action(0, false))), found);
-        assert_eq!(action_result(&action(6, true), Bytes::from_static(b"\x01short")), None);
-        assert_eq!(action_result(&action(6, true), Bytes::new()), None);
     }
 }

@@ -2,6 +2,7 @@
 
 mod action_cache;
 mod cas;
+mod chunks;
 mod entries;
 mod server;
 mod wire;

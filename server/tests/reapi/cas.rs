@@ -21,16 +21,12 @@ async fn announces_only_what_it_does() {
     assert!(cache.max_batch_total_size_bytes > 3 << 20 && cache.max_batch_total_size_bytes < 4 << 20);
     assert!(cache.max_cas_blob_size_bytes > 0);
     assert_eq!(cache.symlink_absolute_path_strategy, 2);
-    assert!(!cache.split_blob_support && !cache.splice_blob_support);
+    assert!(cache.split_blob_support && cache.splice_blob_support);
+    // The values that the API recommends.
+    assert_eq!(cache.fast_cdc_2020_params, Some(reapi::FastCdc2020Params { avg_chunk_size_bytes: 512 << 10, seed: 0 }));
+    assert_eq!(cache.rep_max_cdc_params, Some(reapi::RepMaxCdcParams { min_chunk_size_bytes: 256 << 10, horizon_size_bytes: 2 << 20 }));
     assert_eq!(cache.supported_compressors, [1]);
     assert_eq!(cache.supported_batch_update_compressors, [1]);
-}
-
-#[tokio::test]
-async fn chunked_blobs_are_not_implemented() {
-    let server = Server::start().await;
-    let request = reapi::SplitBlobRequest { blob_digest: Some(digest(b"x")), ..Default::default() };
-    assert_eq!(server.cas().split_blob(request).await.unwrap_err().code(), Code::Unimplemented);
 }
 
 async fn missing(server: &Server, digests: Vec<reapi::Digest>) -> Vec<reapi::Digest> {

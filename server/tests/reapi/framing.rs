@@ -10,7 +10,7 @@ use tower::{Service, ServiceExt};
 use crate::server::{Server, digest};
 
 /// Posts a body as it is; the status of the answer.
-async fn post(server: &Server, path: &str, body: Vec<u8>) -> (Code, Bytes) {
+pub(crate) async fn post(server: &Server, path: &str, body: Vec<u8>) -> (Code, Bytes) {
     let request = http::Request::post(format!("http://{}{path}", server.address))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -26,17 +26,21 @@ async fn post(server: &Server, path: &str, body: Vec<u8>) -> (Code, Bytes) {
     (Code::from_bytes(status.as_bytes()), body.to_bytes())
 }
 
-fn frame(message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     let len = u32::try_from(message.len()).unwrap();
     [&[0][..], &len.to_be_bytes(), message].concat()
 }
 
 const FIND: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
-const METHODS: [&str; 10] = [
+const METHODS: [&str; 14] = [
     FIND,
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetChunkMapping",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/RegisterChunkMapping",
     "/build.bazel.remote.execution.v2.ActionCache/GetActionResult",
     "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult",
     "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",

@@ -4,6 +4,7 @@ mod action_cache;
 mod at_rest;
 mod byte_stream;
 mod cas;
+mod chunks;
 mod connection;
 mod framing;
 mod functions;

@@ -13,8 +13,8 @@ use blockstore_proto::{bytestream::WriteRequest, reapi};
 use blockstore_server::{
     front::reapi::Options,
     store::{
-        ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, Digest, Instance, OpenBlob, ResultRule, StoreError,
-        WriteOutcome,
+        ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, Instance, OpenBlob, ResultRule,
+        StoreError, WriteOutcome,
     },
 };
 use bytes::Bytes;
@@ -127,6 +127,15 @@ impl BlobStore for Counting {
     }
     async fn delete_entry(&self, instance: &Instance, name: &[u8]) -> Result<bool, StoreError> {
         self.inner.delete_entry(instance, name).await
+    }
+    async fn has_chunk_lists(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
+        self.inner.has_chunk_lists(instance, digests).await
+    }
+    async fn chunk_list(&self, instance: &Instance, digest: &Digest, chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
+        self.inner.chunk_list(instance, digest, chunking).await
+    }
+    async fn put_chunk_list(&self, instance: &Instance, digest: &Digest, list: ChunkList) -> Result<WriteOutcome, StoreError> {
+        self.inner.put_chunk_list(instance, digest, list).await
     }
 }
 

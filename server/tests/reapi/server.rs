@@ -15,7 +15,10 @@ use blockstore_proto::{
 };
 use blockstore_server::{
     front::reapi::{Options, Services, http2},
-    store::{BlobStore, Digest, DigestFunction, Hasher, completeness::CompleteActionResults, compression::Frames, local::LocalStore},
+    store::{
+        BlobStore, Digest, DigestFunction, Hasher, chunked::ChunkedBlobs, completeness::CompleteActionResults, compression::Frames,
+        local::LocalStore,
+    },
 };
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -68,7 +71,7 @@ impl Server {
         if let Some(frames) = frames {
             local = local.compressing(frames);
         }
-        let store = wrap(Arc::new(CompleteActionResults::new(Arc::new(local))));
+        let store = wrap(Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(Arc::new(local))))));
 
         let services = Services::new(store, options).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -59,15 +59,15 @@ pub(super) fn avoid_copy_on_write(path: &Path, fd: BorrowedFd<'_>) {
     }
 }
 
-/// Gives the file its size and all its space, durably.
-pub(super) fn reserve(path: &Path, fd: BorrowedFd<'_>, len_bytes: u64) -> Result<(), DeviceError> {
+/// Gives the file, which has `have_bytes`, its size and all its space, durably.
+pub(super) fn reserve(path: &Path, fd: BorrowedFd<'_>, have_bytes: u64, len_bytes: u64) -> Result<(), DeviceError> {
     // Asked first: a file system may fill itself up before it finds that the space does not suffice.
     let free_bytes = free_bytes(fd);
-    if free_bytes.is_some_and(|free| free < len_bytes) {
+    if free_bytes.is_some_and(|free| free < len_bytes.saturating_sub(have_bytes)) {
         return Err(no_space(path, fd, len_bytes));
     }
     loop {
-        match fs::fallocate(fd, FallocateFlags::empty(), 0, len_bytes) {
+        match fs::fallocate(fd, FallocateFlags::empty(), have_bytes, len_bytes.saturating_sub(have_bytes)) {
             Ok(()) => break,
             Err(Errno::INTR) => {}
             Err(Errno::NOSPC | Errno::DQUOT) => return Err(no_space(path, fd, len_bytes)),

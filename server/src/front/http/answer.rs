@@ -61,9 +61,11 @@ pub(super) fn store_error(error: &StoreError) -> Answer {
         StoreError::NoRoom(_) => text_later(StatusCode::INSUFFICIENT_STORAGE, &line),
         StoreError::TooLarge { .. } => text(StatusCode::PAYLOAD_TOO_LARGE, &line),
         StoreError::OutOfRange { .. } => text(StatusCode::RANGE_NOT_SATISFIABLE, &line),
-        StoreError::SizeMismatch { .. } | StoreError::HashMismatch { .. } | StoreError::UnsupportedFunction(_) => {
-            text(StatusCode::BAD_REQUEST, &line)
-        }
+        StoreError::SizeMismatch { .. }
+        | StoreError::HashMismatch { .. }
+        | StoreError::TooManyChunks { .. }
+        | StoreError::UnsupportedFunction(_) => text(StatusCode::BAD_REQUEST, &line),
+        StoreError::ChunkMissing { .. } => text(StatusCode::NOT_FOUND, &line),
         StoreError::Lost { .. } | StoreError::Internal(_) => text(StatusCode::INTERNAL_SERVER_ERROR, &line),
     }
 }
@@ -135,6 +137,8 @@ mod tests {
             (StoreError::NoRoom("uploads".into()), 507, true),
             (StoreError::SizeMismatch { declared_bytes: 1, sent_bytes: 2 }, 400, false),
             (StoreError::HashMismatch { declared: Box::new(digest), computed: Box::new(digest) }, 400, false),
+            (StoreError::ChunkMissing { chunk: Box::new(digest) }, 404, false),
+            (StoreError::TooManyChunks { limit: 1 }, 400, false),
             (StoreError::UnsupportedFunction(DigestFunction::Md5), 400, false),
             (StoreError::Internal("task".into()), 500, false),
         ];

@@ -13,7 +13,10 @@ use super::{
     grpc::{Answer, Call, Outgoing, decode},
     request,
 };
-use crate::store::Instance;
+use crate::store::{
+    Instance,
+    chunking::{FAST_CDC_AVERAGE_BYTES, FAST_CDC_SEED, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES},
+};
 
 /// Oldest and newest version of the Remote Execution API that is spoken. It has to start at 2.0: clients that know nothing
 /// newer give up otherwise.
@@ -42,10 +45,15 @@ fn server_capabilities(shared: &Shared, instance: &Instance) -> reapi::ServerCap
         supported_compressors: vec![Compressor::Zstd.into()],
         supported_batch_update_compressors: vec![Compressor::Zstd.into()],
         max_cas_blob_size_bytes: i64::try_from(store.blob_bytes_max).unwrap_or(i64::MAX),
-        split_blob_support: false,
-        splice_blob_support: false,
-        fast_cdc_2020_params: None,
-        rep_max_cdc_params: None,
+        split_blob_support: store.chunked_blobs,
+        splice_blob_support: store.chunked_blobs,
+        fast_cdc_2020_params: store
+            .chunked_blobs
+            .then_some(reapi::FastCdc2020Params { avg_chunk_size_bytes: FAST_CDC_AVERAGE_BYTES as u64, seed: FAST_CDC_SEED }),
+        rep_max_cdc_params: store.chunked_blobs.then_some(reapi::RepMaxCdcParams {
+            min_chunk_size_bytes: REP_MAX_CDC_MIN_BYTES as u64,
+            horizon_size_bytes: REP_MAX_CDC_HORIZON_BYTES as u64,
+        }),
     };
     let (low, high) = API_VERSIONS;
     reapi::ServerCapabilities {

@@ -28,8 +28,8 @@ const PREFIX_BYTES: usize = 5;
 const UNBUDGETED_BYTES_MAX: usize = 64 << 10;
 /// What is set aside for a message before its bytes arrive, at most.
 const RESERVED_BYTES_MAX: usize = 1 << 20;
-/// A message that takes from the budget must not stand still for longer.
-const STALL_MAX: Duration = Duration::from_secs(60);
+/// A message that takes from the budget must not stand still for longer, nor a stream that does.
+pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Bounds the bytes of requests that are in memory and not yet with the store.
 #[derive(Clone, Debug)]

@@ -24,7 +24,9 @@ pub fn store_status(error: &StoreError) -> Status {
         StoreError::TooLarge { .. }
         | StoreError::SizeMismatch { .. }
         | StoreError::HashMismatch { .. }
+        | StoreError::TooManyChunks { .. }
         | StoreError::UnsupportedFunction(_) => Status::invalid_argument(message),
+        StoreError::ChunkMissing { .. } => Status::not_found(message),
         StoreError::Internal(_) => Status::internal(message),
     }
 }
@@ -99,6 +101,8 @@ mod tests {
             (StoreError::NoRoom("uploads".into()), Code::ResourceExhausted),
             (StoreError::SizeMismatch { declared_bytes: 1, sent_bytes: 2 }, Code::InvalidArgument),
             (StoreError::HashMismatch { declared: Box::new(digest), computed: Box::new(digest) }, Code::InvalidArgument),
+            (StoreError::ChunkMissing { chunk: Box::new(digest) }, Code::NotFound),
+            (StoreError::TooManyChunks { limit: 1 }, Code::InvalidArgument),
             (StoreError::UnsupportedFunction(DigestFunction::Md5), Code::InvalidArgument),
             (StoreError::Internal("task".into()), Code::Internal),
         ];

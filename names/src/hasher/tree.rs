@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     /// Published with the API: lengths of the sequence 0, 1, … 250, 0, 1, … and their hashes.
-    const VECTORS: &str = include_str!("../../../tests/data/sha256tree_test_vectors.txt");
+    const VECTORS: &str = include_str!("../../tests/data/sha256tree_test_vectors.txt");
 
     fn hash(data: &[u8], piece_bytes: usize) -> String {
         let mut tree = Sha256Tree::default();

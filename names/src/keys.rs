@@ -1,18 +1,21 @@
-//! What blobs, action results and entries are called in the engine.
+//! What blobs, action results, entries and lists of chunks are called in the engine.
 //!
 //! Always true here: two things of different kinds, instances or names never have one key, unless SHA-256 has a collision.
 
 use blockstore_engine::{Key, KeySpace};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{ActionKey, Digest, Instance};
+use crate::{ActionKey, Digest, Instance};
 
-/// `Key::function` of the kinds of named keys. A kind whose values get another format gets another number.
-const NAMED_ACTION_RESULT: u8 = 1;
-const NAMED_ENTRY: u8 = 2;
+/// `Key::function` of the named keys of action results. A kind whose values get another format gets another number.
+pub const NAMED_ACTION_RESULT: u8 = 1;
+/// `Key::function` of the named keys of what clients keep under names of their own.
+pub const NAMED_ENTRY: u8 = 2;
+/// `Key::function` of the named keys of lists of chunks: this and the number of the blob's digest function, which is below 16.
+pub const NAMED_CHUNK_LIST: u8 = 16;
 
 /// The key of a blob: the hash itself where it fits, else a hash of it.
-pub(super) fn content_key(digest: &Digest) -> Key {
+pub fn content_key(digest: &Digest) -> Key {
     let mut hash = [0; 32];
     match hash.get_mut(..digest.hash().len()) {
         Some(place) => place.copy_from_slice(digest.hash()),
@@ -22,14 +25,20 @@ pub(super) fn content_key(digest: &Digest) -> Key {
 }
 
 /// The key of an action result.
-pub(super) fn action_key(instance: &Instance, action: &ActionKey) -> Key {
+pub fn action_key(instance: &Instance, action: &ActionKey) -> Key {
     let function = [action.digest.function.number()];
     named(NAMED_ACTION_RESULT, [instance.as_str().as_bytes(), &function, action.digest.hash()])
 }
 
 /// The key of what a client keeps under a name of its own.
-pub(super) fn entry_key(instance: &Instance, name: &[u8]) -> Key {
+pub fn entry_key(instance: &Instance, name: &[u8]) -> Key {
     named(NAMED_ENTRY, [instance.as_str().as_bytes(), name])
+}
+
+/// The key of a blob's list of chunks. Made of the blob's own key, so that asking for many costs no hashing.
+pub fn chunk_list_key(digest: &Digest) -> Key {
+    let content = content_key(digest);
+    Key { space: KeySpace::Named, function: NAMED_CHUNK_LIST + content.function, hash: content.hash }
 }
 
 /// Every part has its length in front, so that no two names run into each other.
@@ -45,7 +54,7 @@ fn named<const N: usize>(function: u8, parts: [&[u8]; N]) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::DigestFunction;
+    use crate::DigestFunction;
 
     fn action(size_bytes: u64, size_known: bool) -> ActionKey {
         let digest = Digest::new(DigestFunction::Sha256, &[7; 32], size_bytes).unwrap();
@@ -79,5 +88,18 @@ mod tests {
         assert_ne!(key("a", b"bc"), key("ab", b"c"));
         assert_ne!(key("", b"a"), key("", b"b"));
         assert_ne!(key("", b"a").function, action_key(&Instance::new(""), &action(1, true)).function);
+    }
+
+    #[test]
+    fn lists_of_chunks_are_apart_by_function_and_from_everything_else() {
+        let mut kinds = vec![NAMED_ACTION_RESULT, NAMED_ENTRY];
+        for function in DigestFunction::ALL {
+            let digest = Digest::new(function, &vec![7; function.hash_bytes()], 1).unwrap();
+            let key = chunk_list_key(&digest);
+            assert_eq!((key.space, key.hash), (KeySpace::Named, content_key(&digest).hash));
+            assert!(!kinds.contains(&key.function), "{function}");
+            kinds.push(key.function);
+            assert_eq!(chunk_list_key(&digest.with_size(2)), key);
+        }
     }
 }
