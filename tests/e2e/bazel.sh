@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# A real Bazel against the real server: tests/e2e/bazel.sh BLOCKSTORED
+# A real Bazel against the real server: tests/e2e/bazel.sh BLOCKSTORED BLOCKSTORE_TOOL
 #
 # For each place (file, loop block device), backend (io-uring, sync) and way to the disk (buffered, direct): a build and test of
 # the project in tests/e2e/bazel fills an empty cache; then every action must come from it, with identical outputs: after a
-# clean, with another output base, and after kill -9 of the server and its restart.
+# clean, with another output base, after kill -9 of the server and its restart, and after the store's index was lost and made
+# again from its blocks.
 #
 # Needs Bazel 4 as Debian packages it (bazel-bootstrap, bazel-rules-java, bazel-rules-proto), and root for the loop device.
 # Prints one line for each case, and last "bazel: N passed, N failed".
 set -eu -o pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-SERVER=$(realpath "${1:?usage: bazel.sh BLOCKSTORED}")
+SERVER=$(realpath "${1:?usage: bazel.sh BLOCKSTORED BLOCKSTORE_TOOL}")
+TOOL=$(realpath "${2:?usage: bazel.sh BLOCKSTORED BLOCKSTORE_TOOL}")
 . "$HERE/lib.sh"
 
 # Every action that is no mere bookkeeping of Bazel's own. A build that is green proves nothing: one that does without the
@@ -94,6 +96,20 @@ after_kill() {
     start_server "$SERVER" "${PLACE[@]}" && after_clean
 }
 
+# Log and images lie one after the other before the blocks.
+after_rebuild() {
+    local store=${PLACE[1]} from to
+    kill_server
+    "$TOOL" inspect --json "$store" > "$WORK/inspect.json" || true
+    from=$(sed -n 's/^ *"log_offset_bytes": \([0-9]*\).*/\1/p' "$WORK/inspect.json")
+    to=$(sed -n 's/^ *"blocks_offset_bytes": \([0-9]*\).*/\1/p' "$WORK/inspect.json")
+    if [ -d "$store" ]; then store=$store/store.blockstore; fi
+    dd if=/dev/zero of="$store" bs=4096 seek=$((from / 4096)) count=$(((to - from) / 4096)) conv=notrunc,fsync status=none \
+        && "$TOOL" rebuild "$store" \
+        && "$TOOL" verify --content "$store" \
+        && start_server "$SERVER" "${PLACE[@]}" && after_clean
+}
+
 # try NAME FUNCTION: one case.
 try() {
     if "$2"; then
@@ -113,6 +129,7 @@ configuration() {
         && try "$name: after clean" after_clean \
         && try "$name: another output base" elsewhere \
         && try "$name: after kill -9" after_kill \
+        && try "$name: after the index was lost" after_rebuild \
         && try "$name: clean stop" stop_server || true
     kill_server
     shut_down_bazel

@@ -79,13 +79,17 @@ pub async fn repair(
             })
             .await;
         (report.good, report.unreadable_kept) = (good, kept);
-        report.dropped += bad.len() as u64;
         let table = &store.state.table;
+        let mut dropped = 0;
         for record in &bad {
-            dropping(record);
-            table.remove(record.slot.address, record.slot.place, None);
+            if table.remove(record.slot.address, record.slot.place, None) {
+                dropping(record);
+                dropped += 1;
+            }
         }
-        if bad.is_empty() {
+        report.dropped += dropped;
+        // Each pass but the last drops something: it ends.
+        if dropped == 0 {
             break;
         }
     }

@@ -30,7 +30,7 @@ const RUN_BYTES: u64 = 1 << 20;
 const GAP_BYTES_MAX: u64 = 128 << 10;
 const HEAD_GAP_BYTES_MAX: u64 = 16 << 10;
 /// Runs that are being read and checked at once.
-const RUNS_MAX: usize = 8;
+const RUNS_MAX: usize = 24;
 /// Slots that are sorted at once, at least.
 const SORTED_SLOTS_MIN: u64 = 1 << 20;
 

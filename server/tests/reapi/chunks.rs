@@ -237,7 +237,7 @@ async fn what_is_not_the_blob_is_refused_and_nothing_comes_of_it() {
     assert_eq!(refused(&server, &blob, &[one.clone(), absent.clone()]).await, Code::NotFound);
     assert_eq!(refused(&server, &digest(b"onethree"), &[one.clone(), absent.clone()]).await, Code::NotFound);
     assert_eq!(refused(&server, &blob, &[two.clone(), one.clone()]).await, Code::InvalidArgument);
-    assert_eq!(refused(&server, &blob, &[one.clone()]).await, Code::InvalidArgument);
+    assert_eq!(refused(&server, &blob, std::slice::from_ref(&one)).await, Code::InvalidArgument);
     assert_eq!(refused(&server, &blob, &[]).await, Code::InvalidArgument);
     // A chunk with a wrong size is another blob, which is missing.
     assert_eq!(refused(&server, &blob, &[one.clone(), reapi::Digest { size_bytes: 4, ..two.clone() }]).await, Code::NotFound);
@@ -524,7 +524,6 @@ async fn asking_for_a_spliced_blob_retains_its_chunks() {
     let blob = digest(&parts.concat());
     let chunks = server.put(&[&parts[0], &parts[1]]).await;
     register(&server, vec![register_request(&blob, &chunks)]).await.unwrap();
-    let unasked = server.put(&[&data(3, 100_000)]).await.remove(0);
     // Several times what the store holds; every 24 MB somebody asks, each time in another way.
     for seed in 0..160 {
         upload(&server, &data(1000 + seed, 4_000_000), 4_000_000).await.unwrap();
@@ -536,6 +535,6 @@ async fn asking_for_a_spliced_blob_retains_its_chunks() {
             _ => {}
         }
     }
-    assert!(!is_there(&server, &unasked).await, "the store is not full yet");
+    assert!(!is_there(&server, &digest(&data(1000, 4_000_000))).await, "the store is not full yet");
     assert!(read(&server, &read_name(&blob), 0, 0).await.unwrap() == parts.concat());
 }
