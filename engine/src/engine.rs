@@ -23,6 +23,7 @@ use crate::{
     stats::{Counters, Stats, count},
     superblocks::{self, Superblocks},
     upload::{self, BeginContent, Lead, Reserved, TOUCHED_MAX, Upload, Uploads},
+    value::{Codec, Value},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -75,11 +76,14 @@ pub struct OpenOptions {
     pub flush_ms_max: u64,
     /// Budget of the cache of verified records in bytes; 0 is no cache.
     pub cache_bytes: u64,
+    /// Whether objects may be stored encoded. A store that ever was opened so is refused by programs that know no codecs; what is
+    /// encoded is read whatever this says.
+    pub encode: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { durability: Durability::Interval, flush_ms_max: 1000, cache_bytes: 256 << 20 }
+        Self { durability: Durability::Interval, flush_ms_max: 1000, cache_bytes: 256 << 20, encode: false }
     }
 }
 
@@ -148,6 +152,7 @@ impl Engine {
             out
         });
         let superblock = Superblock {
+            incompatible: 0,
             uuid,
             device_index: 0,
             device_count: 1,
@@ -184,7 +189,7 @@ impl Engine {
     /// Opens the store on a device, after whatever the last run left behind: what that one has still under way on the same device is
     /// waited for. Must be called within a tokio runtime, in which the store's tasks run.
     pub async fn open(device: Arc<dyn Device>, options: OpenOptions) -> Result<(Self, OpenReport), OpenError> {
-        let Recovered { state, end, durable, log_tail, report } = recover(&device).await?;
+        let Recovered { state, end, durable, log_tail, report } = recover(&device, options.encode).await?;
         let State { superblock, layout, mask, hasher, census, table, rows, tick, unflushed_bytes, damaged_units, damaged_heads, .. } =
             state;
         let (puts, puts_receiver) = mpsc::channel(QUEUED_REQUESTS_MAX);
@@ -292,30 +297,35 @@ impl Engine {
 
     /// Puts many whole objects. They share batches with each other; results are in their order.
     pub async fn put_batch(&self, items: Vec<(Key, Bytes)>) -> Vec<Result<PutOutcome, PutError>> {
+        self.put_values(items.into_iter().map(|(key, data)| (key, Value::plain(data))).collect()).await
+    }
+
+    /// The same for objects of which some are encoded: content of at most [`Engine::record_bytes_max`].
+    pub async fn put_values(&self, items: Vec<(Key, Value)>) -> Vec<Result<PutOutcome, PutError>> {
         let core = self.core();
         let mut results: Vec<Option<Result<PutOutcome, PutError>>> = vec![None; items.len()];
-        let mut pending: Vec<(usize, Key, Bytes, Option<Lead>)> = Vec::new();
+        let mut pending: Vec<(usize, Key, Value, Option<Lead>)> = Vec::new();
         let mut pending_bytes = 0;
         let mut led: HashMap<Key, usize> = HashMap::new();
         let mut later = Vec::new();
-        for (index, (key, data)) in items.into_iter().enumerate() {
+        for (index, (key, value)) in items.into_iter().enumerate() {
+            if let Err(e) = self.check_value(&key, &value) {
+                results[index] = Some(Err(e));
+                continue;
+            }
             if key.space == KeySpace::Named {
-                if let Err(e) = self.check_named(&data) {
-                    results[index] = Some(Err(e));
-                    continue;
-                }
-                pending_bytes += data.len();
-                pending.push((index, key, data, None));
-            } else if data.len() > PACKED_BYTES_MAX || led.contains_key(&key) {
+                pending_bytes += value.payload.len();
+                pending.push((index, key, value, None));
+            } else if value.payload.len() > PACKED_BYTES_MAX || led.contains_key(&key) {
                 // Larger ones are written on their own; the second of equals finds the first.
-                later.push((index, key, data));
+                later.push((index, key, value));
                 continue;
             } else {
                 // Whoever leads keys of its own must not wait for other leaders: two batches could wait for each other.
-                let begun = match upload::try_begin_content(core, &key, data.len() as u64) {
+                let begun = match upload::try_begin_content(core, &key, value.size_bytes) {
                     Some(begun) => begun,
                     None => {
-                        later.push((index, key, data));
+                        later.push((index, key, value));
                         continue;
                     }
                 };
@@ -326,8 +336,8 @@ impl Engine {
                     }
                     BeginContent::Lead(lead) => {
                         led.insert(key, index);
-                        pending_bytes += data.len();
-                        pending.push((index, key, data, Some(lead)));
+                        pending_bytes += value.payload.len();
+                        pending.push((index, key, value, Some(lead)));
                     }
                 }
             }
@@ -337,18 +347,18 @@ impl Engine {
             }
         }
         self.put_pending(pending, &mut results).await;
-        for (index, key, data) in later {
-            results[index] = Some(self.put_alone(key, data).await);
+        for (index, key, value) in later {
+            results[index] = Some(self.put_alone(key, value).await);
         }
         results.into_iter().map(|r| r.unwrap_or_else(|| Err(PutError::Unavailable("store is closed".into())))).collect()
     }
 
-    async fn put_pending(&self, pending: Vec<(usize, Key, Bytes, Option<Lead>)>, results: &mut [Option<Result<PutOutcome, PutError>>]) {
+    async fn put_pending(&self, pending: Vec<(usize, Key, Value, Option<Lead>)>, results: &mut [Option<Result<PutOutcome, PutError>>]) {
         if pending.is_empty() {
             return;
         }
         let indexes: Vec<usize> = pending.iter().map(|p| p.0).collect();
-        let (items, leads): (Vec<_>, Vec<_>) = pending.into_iter().map(|(_, key, data, lead)| ((key, data), lead)).unzip();
+        let (items, leads): (Vec<_>, Vec<_>) = pending.into_iter().map(|(_, key, value, lead)| ((key, value), lead)).unzip();
         let outcome = upload::put_many(self.core(), items).await;
         match outcome {
             Ok(stored) => indexes.iter().zip(stored).for_each(|(i, r)| results[*i] = Some(r.map(|()| PutOutcome::Stored))),
@@ -357,11 +367,22 @@ impl Engine {
         leads.into_iter().flatten().for_each(Lead::published);
     }
 
-    async fn put_alone(&self, key: Key, data: Bytes) -> Result<PutOutcome, PutError> {
-        match self.begin_upload(key, data.len() as u64).await? {
+    async fn put_alone(&self, key: Key, value: Value) -> Result<PutOutcome, PutError> {
+        if value.codec != Codec::Plain {
+            let core = self.core();
+            core.poison.check()?;
+            return match upload::begin_content(core, &key, value.size_bytes).await {
+                BeginContent::Present => {
+                    count(&core.counters.puts_present, 1);
+                    Ok(PutOutcome::AlreadyPresent)
+                }
+                BeginContent::Lead(lead) => upload::put_encoded(core, key, value, lead).await,
+            };
+        }
+        match self.begin_upload(key, value.size_bytes).await? {
             Begin::AlreadyPresent => Ok(PutOutcome::AlreadyPresent),
             Begin::Upload(mut upload) => {
-                upload.write(&data).await?;
+                upload.write(&value.payload).await?;
                 upload.finish().await
             }
         }
@@ -371,8 +392,17 @@ impl Engine {
         self.put_batch(items).await
     }
 
-    fn check_named(&self, data: &Bytes) -> Result<(), PutError> {
-        let (size_bytes, limit_bytes) = (data.len() as u64, self.named_bytes_max());
+    fn check_value(&self, key: &Key, value: &Value) -> Result<(), PutError> {
+        let limit_bytes = match (key.space, value.codec) {
+            (KeySpace::Named, Codec::Plain) => self.named_bytes_max(),
+            (KeySpace::Named, _) => return Err(PutError::Unavailable("values of named keys are never encoded".into())),
+            (KeySpace::Content, Codec::Plain) => return Ok(()),
+            (KeySpace::Content, _) => {
+                self.core().check_encode()?;
+                self.record_bytes_max()
+            }
+        };
+        let size_bytes = value.size_bytes.max(value.payload.len() as u64);
         if size_bytes > limit_bytes { Err(PutError::TooLarge { size_bytes, limit_bytes }) } else { Ok(()) }
     }
 
@@ -400,6 +430,7 @@ impl Engine {
                 key: record_key,
                 hash,
                 kind: RecordKind::Tombstone,
+                codec: Codec::Plain,
                 logical_bytes: 0,
                 payload: Bytes::new(),
                 crcs: Vec::new(),
@@ -415,6 +446,10 @@ impl Engine {
     /// Largest content that this store accepts, in bytes.
     pub fn object_bytes_max(&self) -> u64 {
         self.core().object_bytes_max()
+    }
+    /// Largest content that is one record; what is larger is stored in parts.
+    pub fn record_bytes_max(&self) -> u64 {
+        self.core().whole_bytes_max()
     }
     /// Largest value of a named key, in bytes.
     pub fn named_bytes_max(&self) -> u64 {

@@ -61,6 +61,9 @@ pub enum ReadError {
         /// First byte that could not be read.
         offset_bytes: u64,
     },
+    /// The object is encoded, and was asked for as if it were not.
+    #[error("object is encoded")]
+    Encoded,
     /// The range starts behind the end of the object.
     #[error("offset {offset_bytes} is past the end of an object of {size_bytes} bytes")]
     OutOfRange {

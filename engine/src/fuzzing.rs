@@ -23,6 +23,7 @@ use crate::{
     log_writer::{LogEnd, LogWriter},
     map::{census::Census, table::Table},
     recover::scan::{RawPage, scan},
+    value::Codec,
 };
 use std::sync::Arc;
 
@@ -120,7 +121,8 @@ fn record_head_seeds() -> Vec<Vec<u8>> {
         };
         let payload = vec![5; bytes];
         let crcs = ChunkCrcs::of(&payload);
-        let head = RecordHead { kind, key, logical_bytes: 5, stored_bytes: bytes as u32, epoch: Epoch(2), lsn: Lsn(3), crcs };
+        let codec = if kind == RecordKind::Part { Codec::Zstd } else { Codec::Plain };
+        let head = RecordHead { kind, key, codec, logical_bytes: 5, stored_bytes: bytes as u32, epoch: Epoch(2), lsn: Lsn(3), crcs };
         let mut out = vec![0; head.shape().head_bytes];
         head.encode(&mask(), place(), &mut out);
         out
@@ -141,7 +143,8 @@ fn manifest(data: &[u8]) {
 
 fn manifest_seeds() -> Vec<Vec<u8>> {
     let seed = |parts: u64| {
-        let manifest = Manifest { upload_id: [1; 16], part_bytes: 1 << 18, stored_bytes: vec![1 << 18; parts as usize] };
+        let manifest =
+            Manifest { upload_id: [1; 16], part_bytes: 1 << 18, stored_bytes: vec![1 << 18; parts as usize], codec: Codec::Zstd };
         [((parts << 18) - 1).to_le_bytes().to_vec(), manifest.encode()].concat()
     };
     [1, 5, 40].map(seed).to_vec()
@@ -298,6 +301,7 @@ fn layout(data: &[u8]) {
 
 fn superblock_of(layout: &Layout) -> Superblock {
     Superblock {
+        incompatible: 0,
         uuid: UUID,
         device_index: 0,
         device_count: 1,

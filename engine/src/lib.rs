@@ -30,10 +30,12 @@ mod space;
 mod stats;
 mod superblocks;
 mod upload;
+mod value;
 
 pub use engine::{Begin, Durability, Engine, FormatOptions, OpenOptions, OpenReport, PutOutcome};
 pub use error::{OpenError, PutError, ReadError};
 pub use key::{Key, KeySpace};
-pub use read::{Checksummed, Object, Reader};
+pub use read::{Checksummed, EncodedPiece, EncodedReader, Object, Reader};
 pub use stats::{FLUSH_US_BOUNDS, FlushClasses, Stats};
 pub use upload::Upload;
+pub use value::{Codec, Value};

@@ -17,6 +17,7 @@ use crate::{
     map::table::Found,
     sequencer::{Change, Control, Request},
     stats::count,
+    value::Codec,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -230,6 +231,7 @@ pub(crate) async fn manifest_at(core: &Core, place: Place, class: LengthClass) -
 }
 
 /// An object that was found. A small one is whole in memory, a large one is read as it is asked for.
+#[derive(Clone)]
 pub struct Object {
     core: Arc<Core>,
     key: Key,
@@ -258,6 +260,7 @@ impl Object {
         let head = RecordHead {
             kind: RecordKind::Manifest,
             key: RecordKey::Object(key),
+            codec: manifest.codec,
             logical_bytes: size_bytes,
             stored_bytes: 0,
             epoch: core.epoch,
@@ -271,12 +274,41 @@ impl Object {
     pub fn size_bytes(&self) -> u64 {
         self.first.head.logical_bytes
     }
-    /// The whole object, if it is in memory as a whole.
-    pub fn whole(&self) -> Option<Checksummed> {
-        (self.manifest.is_none() && self.first.data.len() as u64 == self.size_bytes()).then(|| Checksummed(self.first.data.clone()))
+    /// How it is stored.
+    pub fn codec(&self) -> Codec {
+        self.manifest.as_ref().map_or(self.first.head.codec, |manifest| manifest.codec)
     }
-    /// A reader from byte `offset` on, of at most `limit` bytes. An offset at the end is an empty range; one behind it is an error.
+    /// The whole object, if it is in memory as a whole and not encoded.
+    pub fn whole(&self) -> Option<Checksummed> {
+        let whole = self.codec() == Codec::Plain && self.manifest.is_none() && self.first.data.len() as u64 == self.size_bytes();
+        whole.then(|| Checksummed(self.first.data.clone()))
+    }
+    /// What stands for the whole object, if it is encoded and in memory as a whole.
+    pub fn whole_encoded(&self) -> Option<Checksummed> {
+        let stored_bytes = self.first.head.stored_bytes as usize;
+        let whole = self.codec() != Codec::Plain && self.manifest.is_none() && self.first.data.len() == stored_bytes;
+        whole.then(|| Checksummed(self.first.data.clone()))
+    }
+    /// Drops the object: for a caller to whom its payload, which passed its checksums, makes no sense.
+    pub fn discard(&self) {
+        let kind = if self.manifest.is_some() { SlotKind::Manifest } else { SlotKind::Content };
+        drop_damaged(&self.core, self.core.hash(&RecordKey::Object(self.key)), kind, self.place);
+    }
+    /// A reader of what is stored of an encoded object (of any, part by part), from the part on that holds byte `offset`.
+    pub fn encoded_reader(self, offset: u64) -> EncodedReader {
+        let (parts, part_bytes) = match &self.manifest {
+            Some(manifest) => (manifest.stored_bytes.len() as u64, manifest.part_bytes),
+            None => (1, u64::MAX),
+        };
+        let part = (offset / part_bytes).min(parts - 1);
+        EncodedReader { object: self, parts, part_bytes, part, at: 0, ahead: None }
+    }
+    /// A reader from byte `offset` on, of at most `limit` bytes. An offset at the end is an empty range; one behind it is an error, as is
+    /// an object that is encoded.
     pub fn reader(self, offset: u64, limit: Option<u64>) -> Result<Reader, ReadError> {
+        if self.codec() != Codec::Plain {
+            return Err(ReadError::Encoded);
+        }
         let size = self.size_bytes();
         if offset > size {
             return Err(ReadError::OutOfRange { offset_bytes: offset, size_bytes: size });
@@ -380,8 +412,85 @@ impl Reader {
     /// A large object that lacks a part is no longer one.
     fn lost(&self) {
         if self.object.manifest.is_some() {
-            let hash = self.object.core.hash(&RecordKey::Object(self.object.key));
-            drop_damaged(&self.object.core, hash, SlotKind::Manifest, self.object.place);
+            self.object.discard();
         }
+    }
+}
+
+/// Stored bytes of an object, as they are.
+#[derive(Clone, Debug)]
+pub struct EncodedPiece {
+    /// At most 1 MiB.
+    pub data: Checksummed,
+    /// Whether the part ends with it.
+    pub ends_part: bool,
+}
+
+/// What is stored of an object, part by part, in pieces of up to 1 MiB. Holds at most two pieces at a time.
+pub struct EncodedReader {
+    object: Object,
+    parts: u64,
+    part_bytes: u64,
+    /// Where the next piece is: the part, and the byte of its payload.
+    part: u64,
+    at: u64,
+    ahead: Option<(PieceId, JoinHandle<Option<Bytes>>)>,
+}
+
+impl EncodedReader {
+    /// The byte of the object that the next piece's part begins with.
+    pub fn part_start_bytes(&self) -> u64 {
+        if self.part == 0 { 0 } else { self.part.saturating_mul(self.part_bytes) }
+    }
+    /// The byte of the object behind those that this part stands for.
+    pub fn part_end_bytes(&self) -> u64 {
+        self.part.saturating_add(1).saturating_mul(self.part_bytes).min(self.object.size_bytes())
+    }
+    /// The object that is read.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+    /// Length of the payload of the part that comes next.
+    fn payload_bytes(&self) -> u64 {
+        let stored_bytes = match &self.object.manifest {
+            Some(manifest) => usize::try_from(self.part).ok().and_then(|part| manifest.stored_bytes.get(part)).copied().unwrap_or(0),
+            None => self.object.first.head.stored_bytes,
+        };
+        u64::from(stored_bytes)
+    }
+    fn id(&self) -> PieceId {
+        let index = self.object.manifest.is_some().then_some(self.part);
+        PieceId { index, first_chunk: (self.at / PIECE_BYTES as u64) as usize * PIECE_CHUNKS }
+    }
+    /// The next piece; `None` at the end. After an error there is nothing more to come.
+    pub async fn next(&mut self) -> Option<Result<EncodedPiece, ReadError>> {
+        if self.part >= self.parts {
+            return None;
+        }
+        let (id, payload_bytes) = (self.id(), self.payload_bytes());
+        let fetched = match self.ahead.take() {
+            Some((ahead, handle)) if ahead == id => handle.await.ok().flatten(),
+            _ => Object::fetch(self.object.core.clone(), id, self.object.source(id)).await,
+        };
+        let expected_bytes = payload_bytes.saturating_sub(self.at).min(PIECE_BYTES as u64);
+        let Some(data) = fetched.filter(|data| data.len() as u64 == expected_bytes) else {
+            let offset_bytes = self.part_start_bytes();
+            self.part = self.parts;
+            if self.object.manifest.is_some() {
+                self.object.discard();
+            }
+            return Some(Err(ReadError::Lost { offset_bytes }));
+        };
+        self.at += expected_bytes;
+        let ends_part = self.at >= payload_bytes;
+        if ends_part {
+            (self.part, self.at) = (self.part + 1, 0);
+        }
+        if self.part < self.parts {
+            let id = self.id();
+            let fetch = Object::fetch(self.object.core.clone(), id, self.object.source(id));
+            self.ahead = Some((id, tokio::spawn(fetch)));
+        }
+        Some(Ok(EncodedPiece { data: Checksummed(data), ends_part }))
     }
 }

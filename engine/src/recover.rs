@@ -20,7 +20,7 @@ use crate::{
         layout::Layout,
         log::{Entry, Location, PageHead},
         record::{Manifest, RecordKey},
-        superblock::{ImageInForce, Superblock},
+        superblock::{FEATURE_ENCODED, ImageInForce, Superblock},
         types::{KeyHash, Lsn, SlotKind, Vbn},
     },
     log_writer::{LogEnd, LogWriter},
@@ -176,7 +176,7 @@ async fn idle(device: &dyn Device) -> Result<(), OpenError> {
 }
 
 /// Opens the store on `device`.
-pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenError> {
+pub(crate) async fn recover(device: &Arc<dyn Device>, encode: bool) -> Result<Recovered, OpenError> {
     let start = tokio::time::Instant::now();
     idle(&**device).await?;
     let (found, order, layout) = identify(&**device).await?;
@@ -185,6 +185,8 @@ pub(crate) async fn recover(device: &Arc<dyn Device>) -> Result<Recovered, OpenE
     superblock.sequence += 1;
     superblock.epoch.0 += u32::from(!canary::leaves_out(Canary::EpochRaised));
     superblock.clean = false;
+    // Durable before anything is stored that needs it.
+    superblock.incompatible |= if encode { FEATURE_ENCODED } else { 0 };
     // Its flush also waits for what the last run left unflushed, which may be much: meanwhile that is read.
     let written = async { superblocks::write_all(&**device, &superblock, order).await.map_err(io_error("write superblocks")) };
     let ((), mut state) = try_join(written, load(&**device, found, layout)).await?;

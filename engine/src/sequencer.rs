@@ -20,6 +20,7 @@ use crate::{
     log_writer::{LogEnd, LogWriter},
     space::Taken,
     stats::count,
+    value::Codec,
 };
 use batch::BATCH_CHANGES_MAX;
 use bytes::Bytes;
@@ -48,6 +49,7 @@ pub(crate) struct PackedRecord {
     pub(crate) key: RecordKey,
     pub(crate) hash: KeyHash,
     pub(crate) kind: RecordKind,
+    pub(crate) codec: Codec,
     pub(crate) logical_bytes: u64,
     pub(crate) payload: Bytes,
     pub(crate) crcs: Vec<u32>,

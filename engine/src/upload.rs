@@ -24,8 +24,8 @@ use crate::{
     sequencer::{Change, Control, Outcome, PackedRecord, Request},
     space::Taken,
     stats::count,
+    value::{Codec, Value},
 };
-use bytes::Bytes;
 use flight::Turn;
 pub(crate) use flight::{Flights, Lead};
 use paged::{Accept, GATHERED_BYTES_MAX, Paged, PagedTail, write_paged};
@@ -155,6 +155,13 @@ impl Core {
     pub(crate) fn object_bytes_max(&self) -> u64 {
         self.layout.capacity_bytes() / 4 * 3
     }
+    /// Whether this opening may encode.
+    pub(crate) fn check_encode(&self) -> Result<(), PutError> {
+        match self.options.encode {
+            true => Ok(()),
+            false => Err(PutError::Unavailable("the store was not opened for encoded objects".into())),
+        }
+    }
     fn part_bytes(&self, size_bytes: u64) -> u64 {
         let wanted = (size_bytes / 4096).max(WHOLE_BYTES_MAX).next_multiple_of(PART_GRANULE_BYTES);
         wanted.min(PART_BYTES_MAX).min((self.layout.block_bytes / 4).max(PART_GRANULE_BYTES))
@@ -204,23 +211,37 @@ impl Core {
 }
 
 /// Puts a packed record and keeps it in the cache.
-async fn put_packed(
-    core: &Arc<Core>,
-    key: RecordKey,
-    kind: RecordKind,
-    logical_bytes: u64,
-    payload: Bytes,
-    accept_bytes: u64,
-) -> Result<Outcome, PutError> {
+async fn put_packed(core: &Arc<Core>, key: RecordKey, kind: RecordKind, value: Value, accept_bytes: u64) -> Result<Outcome, PutError> {
     let hash = core.hash(&key);
-    let crcs = ChunkCrcs::of(&payload);
-    let length = payload.len();
     let mut slots = Reserved::none(core);
     slots.add(&hash).await?;
-    let record = PackedRecord { key, hash, kind, logical_bytes, payload: payload.clone(), crcs: crcs.clone(), accept_bytes };
+    let length = value.payload.len();
+    let (record, crcs) = packed(key, hash, kind, &value, accept_bytes);
     let outcome = one(core.submit(vec![Change::Packed(record)], length, slots).await?)?;
-    remember(core, outcome, key, kind, logical_bytes, payload, crcs);
+    remember(core, outcome, key, kind, value, crcs);
     Ok(outcome)
+}
+
+/// A record for the sequencer, and the CRCs of its payload.
+fn packed(key: RecordKey, hash: KeyHash, kind: RecordKind, value: &Value, accept_bytes: u64) -> (PackedRecord, Vec<u32>) {
+    let crcs = ChunkCrcs::of(&value.payload);
+    let (codec, logical_bytes, payload) = (value.codec, value.size_bytes, value.payload.clone());
+    (PackedRecord { key, hash, kind, codec, logical_bytes, payload, crcs: crcs.clone(), accept_bytes }, crcs)
+}
+
+/// Puts encoded content that is one record, in the turn that the caller has.
+pub(crate) async fn put_encoded(core: &Arc<Core>, key: Key, value: Value, lead: Lead) -> Result<PutOutcome, PutError> {
+    let object = RecordKey::Object(key);
+    if value.payload.len() <= PACKED_BYTES_MAX {
+        put_packed(core, object, RecordKind::Content, value, 0).await?;
+    } else {
+        let mut paged = Paged::new(core, RecordKind::Content, value.payload.len()).await?.encoded(value.codec, value.size_bytes);
+        paged.push(&value.payload);
+        joined(tokio::spawn(write_paged(core.clone(), paged, object, RecordKind::Content, Accept::Now))).await?;
+    }
+    count(&core.counters.puts, 1);
+    lead.published();
+    Ok(PutOutcome::Stored)
 }
 
 fn one(outcomes: Vec<Outcome>) -> Result<Outcome, PutError> {
@@ -230,40 +251,32 @@ fn one(outcomes: Vec<Outcome>) -> Result<Outcome, PutError> {
     }
 }
 
-fn remember(core: &Core, outcome: Outcome, key: RecordKey, kind: RecordKind, logical_bytes: u64, data: Bytes, crcs: Vec<u32>) {
-    let head = RecordHead { kind, key, logical_bytes, stored_bytes: data.len() as u32, epoch: core.epoch, lsn: outcome.lsn, crcs };
+fn remember(core: &Core, outcome: Outcome, key: RecordKey, kind: RecordKind, value: Value, crcs: Vec<u32>) {
+    let Value { payload: data, size_bytes: logical_bytes, codec } = value;
+    let head = RecordHead { kind, key, codec, logical_bytes, stored_bytes: data.len() as u32, epoch: core.epoch, lsn: outcome.lsn, crcs };
     core.cache.put(outcome.place, 0, Piece { head: Arc::new(head), data });
 }
 
 /// Whole objects that go to the sequencer together. `items` are content keys that were begun, and named keys; each with its payload.
-pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Bytes)>) -> Result<Vec<Result<(), PutError>>, PutError> {
+pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Value)>) -> Result<Vec<Result<(), PutError>>, PutError> {
     let mut changes = Vec::with_capacity(items.len());
     let mut known = Vec::with_capacity(items.len());
     let mut slots = Reserved::none(core);
     let mut bytes = 0;
-    for (key, payload) in items {
+    for (key, value) in items {
         let (record_key, kind) = (RecordKey::Object(key), object_kind(&key));
         let hash = core.hash(&record_key);
-        let crcs = ChunkCrcs::of(&payload);
-        let logical_bytes = payload.len() as u64;
-        bytes += payload.len();
+        bytes += value.payload.len();
         slots.add(&hash).await?;
-        changes.push(Change::Packed(PackedRecord {
-            key: record_key,
-            hash,
-            kind,
-            logical_bytes,
-            payload: payload.clone(),
-            crcs: crcs.clone(),
-            accept_bytes: 0,
-        }));
-        known.push((record_key, kind, logical_bytes, payload, crcs));
+        let (record, crcs) = packed(record_key, hash, kind, &value, 0);
+        changes.push(Change::Packed(record));
+        known.push((record_key, kind, value, crcs));
     }
     let outcomes = core.submit(changes, bytes, slots).await?;
     let mut results = Vec::with_capacity(known.len());
-    for (outcome, (key, kind, logical_bytes, payload, crcs)) in outcomes.into_iter().zip(known) {
+    for (outcome, (key, kind, value, crcs)) in outcomes.into_iter().zip(known) {
         results.push(one(vec![outcome]).map(|outcome| {
-            remember(core, outcome, key, kind, logical_bytes, payload, crcs);
+            remember(core, outcome, key, kind, value, crcs);
             count(&core.counters.puts, 1);
         }));
     }
@@ -374,6 +387,25 @@ impl Upload {
         self.written_bytes = sent_bytes;
         Ok(())
     }
+    /// Bytes that each part but the last has, of an object in parts; `None` for one that is one record.
+    pub fn part_bytes(&self) -> Option<u64> {
+        match &self.body {
+            Body::Parts(parts) => Some(parts.part_bytes()),
+            _ => None,
+        }
+    }
+    /// Appends the next part of an object in parts, encoded: what stands for its [`part_bytes`](Self::part_bytes), or for what is left.
+    /// All parts come so or none. Cancel-safe as [`write`](Self::write) is.
+    pub async fn write_encoded(&mut self, codec: Codec, payload: &[u8]) -> Result<(), PutError> {
+        self.core.poison.check()?;
+        self.core.check_encode()?;
+        self.lead.progress();
+        let Body::Parts(parts) = &mut self.body else {
+            return Err(PutError::Unavailable("an object of one record is put whole, encoded or not".into()));
+        };
+        self.written_bytes += parts.write_encoded(codec, payload).await?;
+        Ok(())
+    }
     /// What was written, once that is all of it: for a caller whose bytes turned out to belong under another key. Nobody else can see
     /// it, and it goes with the upload, which has to live until it was read. `None` for an object of one record, at most 1 MiB, which is
     /// not on the device before it is finished.
@@ -395,7 +427,7 @@ impl Upload {
         lead.progress();
         let object = RecordKey::Object(key);
         match body {
-            Body::Small(bytes) => drop(put_packed(&core, object, RecordKind::Content, size_bytes, bytes.into(), 0).await?),
+            Body::Small(bytes) => drop(put_packed(&core, object, RecordKind::Content, Value::plain(bytes.into()), 0).await?),
             Body::Whole(paged) => {
                 let task = tokio::spawn(write_paged(core.clone(), *paged, object, RecordKind::Content, Accept::Now));
                 joined(task).await?;

@@ -1,24 +1,29 @@
-//! The command line: what can be set, what it defaults to, and which settings go together.
+//! The command line and the configuration file: what can be set, what it defaults to, and which settings go together.
 //!
 //! Always true here: a [`Settings`] names exactly one place for the store, and every setting that the place cannot honour was
-//! refused with one line that names it. Nothing here touches a disk or a socket.
+//! refused with one line that names it. What the command line says counts, whatever the file says. Nothing here touches a disk or a
+//! socket, but for reading the file.
 
 use crate::{
     front::http,
+    instances::InstanceRules,
     log,
     metrics::LATENCY_SECONDS_DEFAULT,
-    store::{DigestFunction, ResultRule, local::Sharing},
+    store::{DigestFunction, ResultRule, completeness, compression::Frames, directories, local::Sharing},
 };
 use bytesize::ByteSize;
-use clap::{Parser, ValueEnum, error::ErrorKind};
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum, error::ErrorKind, parser::ValueSource};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tracing::level_filters::LevelFilter;
 
+mod file;
 mod http_limits;
 mod sharing;
+mod values;
 
 use http_limits::HttpArguments;
 use sharing::InstanceArguments;
+use values::{PerInstanceFunction, PerInstanceSwitch, parse_bytes};
 
 use crate::front::reapi::ToolRules;
 
@@ -26,6 +31,14 @@ use crate::front::reapi::ToolRules;
 #[derive(Debug, Parser)]
 #[command(name = "blockstored", version)]
 struct Arguments {
+    /// Read settings from this TOML file, whose keys are these flags; what is given here counts before what is in the file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Only look whether the settings make sense, and say what does not
+    #[arg(long)]
+    check_config: bool,
+
     /// Keep the store in a file in this directory; directory and file are created at the first start
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -59,9 +72,23 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = AcValidation::Lenient)]
     http_ac_validation: AcValidation,
 
-    /// Function of the actions under /ac whose hash has 64 digits
-    #[arg(long, value_enum, default_value_t = AcFunction::Sha256)]
-    http_ac_digest_function: AcFunction,
+    /// Function of the actions under /ac whose hash has 64 digits; default the one of --default-digest-function, else sha256
+    #[arg(long, value_enum)]
+    http_ac_digest_function: Option<AcFunction>,
+
+    /// Whether clients may store action results (and what is under /kv of HTTP); for all instances, or for one and those below it;
+    /// may be repeated, the most specific one counts; default on
+    #[arg(long, value_name = "[INSTANCE=]on|off")]
+    ac_updates: Vec<PerInstanceSwitch>,
+
+    /// Refuse an action result whose action is not in the store; some clients never upload it
+    #[arg(long)]
+    ac_strict_actions: bool,
+
+    /// Function of hashes whose length leaves that open (40 and 64 digits), where the client names none; for all instances, or for one
+    /// and those below it; may be repeated; default sha1 and sha256
+    #[arg(long, value_name = "[INSTANCE=]FUNCTION")]
+    default_digest_function: Vec<PerInstanceFunction>,
 
     #[command(flatten)]
     http_limits: HttpArguments,
@@ -103,6 +130,15 @@ struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     drain_ms_max: u64,
 
+    /// How blobs are stored; zstd: as frames where that saves a tenth or more. What is stored already is read whatever it is; a store that
+    /// was ever opened with zstd is not opened by programs that know nothing of it
+    #[arg(long, value_enum, default_value_t = StorageCompression::Off)]
+    storage_compression: StorageCompression,
+
+    /// Level of the frames that are stored: 1 is the fastest, 19 the smallest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
+    storage_compression_level: i32,
+
     /// Clients that expect the size of the blob as the answer to a compressed upload, and not the bytes that they sent: names as
     /// they give them in the request metadata, or NAME/VERSION with the beginning of a version
     #[arg(long, value_name = "TOOLS", value_delimiter = ',', default_values = ToolRules::COMMITTED_IS_BLOB_SIZE)]
@@ -112,6 +148,33 @@ struct Arguments {
     #[arg(long, value_name = "TOOLS", value_delimiter = ',', default_values = ToolRules::DRAINED)]
     zstd_drain_for: Vec<String>,
 
+    /// Largest message of a client over gRPC, from 4MiB to 1GiB
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes_in(4 << 20, 1 << 30), default_value = "64MiB")]
+    grpc_message_bytes_max: u64,
+
+    /// Bytes of large gRPC messages that are in memory at the same time, from 4MiB to 3GiB; a client waits for its turn
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes_in(4 << 20, 3 << 30), default_value = "256MiB")]
+    grpc_request_bytes_max: u64,
+
+    /// Bytes that the compressed blobs of one batch may decompress to, from 4MiB to 1GiB
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes_in(4 << 20, 1 << 30), default_value = "64MiB")]
+    grpc_decompressed_bytes_max: u64,
+
+    /// Calls on one gRPC connection at the same time; a client queues what is above it
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(8..=65_536))]
+    grpc_streams_max: u32,
+
+    /// Uploads of blobs that run at the same time, over gRPC streams and HTTP; what is above it is refused for now
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    uploads_max: u32,
+
+    /// Bytes of the trees that one action result may name, from 64KiB to 1TiB; one that names more is never a hit
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes_in(64 << 10, 1 << 40), default_value = "256MiB")]
+    tree_bytes_max: u64,
+
+    /// Levels of directories below a root, for trees and for action results that name a root
+    #[arg(long, value_name = "N", default_value_t = directories::DEPTH_MAX, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    directory_depth_max: u32,
     /// Upper bounds of the classes in which /metrics counts how long requests take, in seconds, from the smallest on; default 21 of
     /// them from 0.00005 to 60
     #[arg(long, value_name = "SECONDS", value_delimiter = ',', allow_negative_numbers = true)]
@@ -188,6 +251,13 @@ pub enum Durability {
     Interval,
     /// Once a shared flush covers it.
     Group,
+}
+
+/// How blobs are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StorageCompression {
+    Off,
+    Zstd,
 }
 
 /// What HTTP clients may keep under `/ac`.
@@ -268,6 +338,8 @@ pub struct Settings {
     pub objects: Option<u64>,
     /// `--drain-ms-max`.
     pub drain_ms_max: u64,
+    /// `--storage-compression` and its level.
+    pub storage_frames: Option<Frames>,
     /// `--zstd-answer-blob-size-to` and `--zstd-drain-for`.
     pub tools: ToolRules,
     /// `--metrics-latency-buckets`: positive, finite and ascending.
@@ -276,6 +348,29 @@ pub struct Settings {
     pub log: log::Options,
     /// `--slow-request-ms`.
     pub slow_after: Option<Duration>,
+    /// `--ac-updates` and `--default-digest-function`.
+    pub instances: Arc<InstanceRules>,
+    /// `--ac-strict-actions`.
+    pub actions_must_exist: bool,
+    /// `--grpc-…-max` and other bounds.
+    pub limits: Limits,
+}
+
+/// Bounds on what clients ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `--grpc-message-bytes-max`.
+    pub message_bytes_max: usize,
+    /// `--grpc-request-bytes-max`.
+    pub request_bytes_max: u32,
+    /// `--grpc-decompressed-bytes-max`.
+    pub decompressed_bytes_max: usize,
+    /// `--grpc-streams-max`, for each connection.
+    pub streams_max: u32,
+    /// `--uploads-max`.
+    pub uploads_max: usize,
+    /// `--tree-bytes-max` and `--directory-depth-max`, for action results.
+    pub trees: completeness::Limits,
 }
 
 /// Why there are no settings.
@@ -288,13 +383,28 @@ pub enum Refusal {
 }
 
 impl Settings {
-    /// Reads a command line, the program's name first.
+    /// Reads a command line, the program's name first, and the file that it names.
+    ///
+    /// # Errors
+    /// Also where only that was wanted, and nothing is wrong: an empty answer.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
-        let arguments = Arguments::try_parse_from(arguments).map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Answer(error.to_string()),
-            _ => Refusal::Mistake(one_line(&error.to_string())),
-        })?;
-        Self::check(arguments).map_err(Refusal::Mistake)
+        let given: Vec<_> = arguments.into_iter().collect();
+        let (mut arguments, matches) = read(&given)?;
+        if let Some(path) = &arguments.config {
+            let from_file = file::read(path, &Arguments::command()).map_err(Refusal::Mistake)?;
+            // A flag that is given replaces what the file says, also where it could be repeated.
+            let replaced = |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+            let in_front = from_file.into_iter().filter(|setting| !replaced(&setting.id)).flat_map(|setting| setting.arguments);
+            let program = given.first().cloned();
+            let line: Vec<_> = program.into_iter().chain(in_front).chain(given.into_iter().skip(1)).collect();
+            (arguments, _) = read(&line)?;
+        }
+        let only_checked = arguments.check_config;
+        let settings = Self::check(arguments).map_err(Refusal::Mistake)?;
+        if only_checked {
+            return Err(Refusal::Answer(String::new()));
+        }
+        Ok(settings)
     }
 
     fn check(a: Arguments) -> Result<Self, String> {
@@ -335,6 +445,22 @@ impl Settings {
         if a.grpc == a.http && a.grpc.port() != 0 {
             return Err(format!("--grpc and --http are both {}: give them different ports", a.grpc));
         }
+        if a.grpc_request_bytes_max < a.grpc_message_bytes_max {
+            return Err(format!(
+                "--grpc-request-bytes-max {} is less than --grpc-message-bytes-max {}: a message has to fit",
+                ByteSize(a.grpc_request_bytes_max),
+                ByteSize(a.grpc_message_bytes_max)
+            ));
+        }
+        let mut instances = InstanceRules::default();
+        for updates in a.ac_updates {
+            instances.updates.set(updates.instance.as_deref(), updates.on);
+        }
+        for default in a.default_digest_function {
+            instances.default_functions.add(default.instance.as_deref(), default.function);
+        }
+        let instances = Arc::new(instances);
+        let named = |tools: Vec<String>| tools.into_iter().filter(|tool| !tool.is_empty()).collect();
         Ok(Self {
             place,
             grpc: a.grpc,
@@ -345,10 +471,11 @@ impl Settings {
                     AcValidation::Strict => ResultRule::Strict,
                     AcValidation::Off => ResultRule::Opaque,
                 },
-                action_function: match a.http_ac_digest_function {
+                action_function: a.http_ac_digest_function.map(|function| match function {
                     AcFunction::Sha256 => DigestFunction::Sha256,
                     AcFunction::Blake3 => DigestFunction::Blake3,
-                },
+                }),
+                instances: instances.clone(),
             },
             http_limits: a.http_limits.limits(),
             sharing: a.instances.sharing(),
@@ -361,7 +488,21 @@ impl Settings {
             block_bytes: a.block_size,
             objects: a.objects,
             drain_ms_max: a.drain_ms_max,
-            tools: ToolRules { committed_is_blob_size: a.zstd_answer_blob_size_to, drained: a.zstd_drain_for },
+            storage_frames: match a.storage_compression {
+                StorageCompression::Off => None,
+                StorageCompression::Zstd => Some(Frames::new(a.storage_compression_level)),
+            },
+            tools: ToolRules { committed_is_blob_size: named(a.zstd_answer_blob_size_to), drained: named(a.zstd_drain_for) },
+            instances,
+            actions_must_exist: a.ac_strict_actions,
+            limits: Limits {
+                message_bytes_max: values::saturated(a.grpc_message_bytes_max),
+                request_bytes_max: u32::try_from(a.grpc_request_bytes_max).unwrap_or(u32::MAX),
+                decompressed_bytes_max: values::saturated(a.grpc_decompressed_bytes_max),
+                streams_max: a.grpc_streams_max,
+                uploads_max: values::saturated(a.uploads_max.into()),
+                trees: completeness::Limits { tree_bytes_max: a.tree_bytes_max, depth_max: a.directory_depth_max },
+            },
             latency_seconds: latency_seconds(a.metrics_latency_buckets)?,
             log: log::Options {
                 format: match a.log_format {
@@ -409,14 +550,15 @@ fn latency_seconds(given: Vec<f64>) -> Result<Vec<f64>, String> {
     Ok(given)
 }
 
-/// A size in bytes, with or without a unit. `GiB` is 2^30 and `GB` is 10^9. Sizes beyond what a file can have are refused.
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let ByteSize(bytes) = text.parse().map_err(|_| "not a size: give bytes, or a number with a unit such as 10GiB".to_owned())?;
-    match i64::try_from(bytes) {
-        Ok(1..) => Ok(bytes),
-        Ok(_) => Err("must be more than 0".into()),
-        Err(_) => Err("must be less than 8EiB".into()),
-    }
+/// What a command line says, and what of it was given there.
+fn read(line: &[OsString]) -> Result<(Arguments, ArgMatches), Refusal> {
+    let refusal = |error: clap::Error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Answer(error.to_string()),
+        _ => Refusal::Mistake(one_line(&error.to_string())),
+    };
+    let matches = Arguments::command().try_get_matches_from(line).map_err(refusal)?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(refusal)?;
+    Ok((arguments, matches))
 }
 
 /// The message of a command-line error without its paragraphs of advice: what was wrong, and clap's tip where it has one.
@@ -490,21 +632,134 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_binary_and_decimal_units() {
-        for (text, bytes) in [
-            ("4096", 4096),
-            ("10GiB", 10 << 30),
-            ("10gib", 10 << 30),
-            ("10 GiB", 10 << 30),
-            ("10GB", 10_000_000_000),
-            ("1.5MiB", 3 << 19),
-            ("2TiB", 2 << 40),
+    fn blobs_are_compressed_where_that_is_wanted() {
+        let frames = |line: &str| parse(&format!("blockstored --dir d {line}")).unwrap().storage_frames;
+        assert_eq!((frames(""), frames("--storage-compression-level 5")), (None, None));
+        assert_eq!(frames("--storage-compression zstd"), Some(Frames::new(1)));
+        assert_eq!(frames("--storage-compression zstd --storage-compression-level 19"), Some(Frames::new(19)));
+    }
+
+    #[test]
+    fn rules_by_instance_and_bounds_are_read() {
+        let s = parse("blockstored --dir d").unwrap();
+        assert_eq!((s.instances, s.actions_must_exist), (Arc::default(), false));
+        let defaults = Limits {
+            message_bytes_max: 64 << 20,
+            request_bytes_max: 256 << 20,
+            decompressed_bytes_max: 64 << 20,
+            streams_max: 1024,
+            uploads_max: 4096,
+            trees: completeness::Limits::default(),
+        };
+        assert_eq!(s.limits, defaults);
+        let s = parse(
+            "blockstored --dir d --ac-updates off --ac-updates ci=on --ac-strict-actions --default-digest-function buck=blake3 \
+             --default-digest-function gitsha1 --grpc-message-bytes-max 5MiB --grpc-request-bytes-max 6MiB \
+             --grpc-decompressed-bytes-max 7MiB --grpc-streams-max 8 --uploads-max 9 --tree-bytes-max 100KiB --directory-depth-max 11",
+        )
+        .unwrap();
+        let at = |name| crate::store::Instance::new(name);
+        assert_eq!((*s.instances.updates.get(&at("ci/x")), *s.instances.updates.get(&at("y"))), (true, false));
+        assert_eq!(s.instances.default_function(&at("buck"), 64), Some(DigestFunction::Blake3));
+        assert_eq!(s.instances.default_function(&at("y"), 40), Some(DigestFunction::GitSha1));
+        assert!(s.actions_must_exist);
+        let limits = Limits {
+            message_bytes_max: 5 << 20,
+            request_bytes_max: 6 << 20,
+            decompressed_bytes_max: 7 << 20,
+            streams_max: 8,
+            uploads_max: 9,
+            trees: completeness::Limits { tree_bytes_max: 100 << 10, depth_max: 11 },
+        };
+        assert_eq!(s.limits, limits);
+    }
+
+    /// A file with that text, and what the command line with it comes to.
+    fn with_file(text: &str, line: &str) -> (tempfile::TempDir, Result<Settings, Refusal>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.toml");
+        std::fs::write(&path, text).unwrap();
+        let parsed = parse(&format!("blockstored --config {} {line}", path.display()));
+        (dir, parsed)
+    }
+
+    #[test]
+    fn a_file_has_the_flags_as_keys() {
+        let text = r#"
+            dir = "d"
+            size = "10GiB"
+            flush_ms_max = 1_00
+            ac_updates = ["off", "ci=on"]
+            grpc = "127.0.0.1:1"
+            [http]
+            address = "127.0.0.1:2"
+            ac_validation = "lenient"
+            [ac]
+            strict_actions = true
+            [zstd]
+            drain_for = []
+            answer_blob_size_to = ["goma", "siso/1."]
+        "#;
+        let flags = "blockstored --dir d --size 10GiB --flush-ms-max 100 --ac-updates off --ac-updates ci=on --grpc 127.0.0.1:1 \
+                     --http 127.0.0.1:2 --ac-strict-actions --zstd-answer-blob-size-to goma,siso/1.";
+        let mut expected = parse(flags).unwrap();
+        expected.tools.drained.clear();
+        assert_eq!(with_file(text, "").1.unwrap(), expected);
+        // Every key of a table may stand in front of it just as well.
+        let flat = "dir = 'd'\nsize='10GiB'\nhttp-ac-validation = 'off'";
+        assert_eq!(with_file(flat, "").1.unwrap().http_options.result_rule, ResultRule::Opaque);
+    }
+
+    #[test]
+    fn the_command_line_counts_before_the_file_and_replaces_lists() {
+        let text =
+            "dir = 'd'\nflush_ms_max = 5\nac_updates = ['off', 'ci=on']\n[zstd]\ndrain_for = ['a', 'b']\n[ac]\nstrict_actions = false";
+        let (_dir, settings) = with_file(text, "--flush-ms-max 7 --ac-updates x=off --zstd-drain-for c --ac-strict-actions");
+        let settings = settings.unwrap();
+        assert_eq!((settings.flush_ms_max, settings.actions_must_exist), (7, true));
+        assert_eq!(settings.tools.drained, ["c"]);
+        let at = |name| *settings.instances.updates.get(&crate::store::Instance::new(name));
+        assert_eq!((at("ci"), at("y"), at("x")), (true, true, false));
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_named_with_its_line_and_what_would_be_right() {
+        for (text, line, named) in [
+            ("dir = 'd'\ncolour = 'blue'", 2, "`colour`: is no setting"),
+            ("[http]\nac_validatoin = 'off'", 2, "a similar one is `http_ac_validation`"),
+            ("[http]\n\nac_validation = 'maybe'", 3, "`http.ac_validation`: invalid value 'maybe'"),
+            ("[http]\nac_validation = 'maybe'", 2, "[possible values: lenient, strict, off]"),
+            ("size = 'much'", 1, "give bytes"),
+            ("flush_ms_max = 1.5", 1, "is a number with a point, and should be a string or a whole number"),
+            ("flush_ms_max = 0", 1, "1..=60000"),
+            ("flush_ms_max = [1]", 1, "is a list"),
+            ("dir = true", 1, "is true or false"),
+            ("ac_strict_actions = 'yes'", 1, "should be true or false"),
+            ("ac_updates = [true]", 1, "should be a list of strings"),
+            ("ac_updates = ['maybe']", 1, "INSTANCE=on"),
+            ("\nformat = true", 2, "at every start"),
+            ("config = 'other'", 1, "command line only"),
+            ("http_ac_validation = 'off'\n[http]\nac_validation = 'off'", 3, "was set in line 1 already"),
+            ("dir = 'd'\ndir = 'e'", 2, "duplicate"),
+            ("dir = ", 1, ""),
+            ("dir.x = 1", 1, "`dir.x`"),
         ] {
-            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+            let (dir, parsed) = with_file(text, "");
+            let Err(Refusal::Mistake(said)) = parsed else { panic!("{text}: {parsed:?}") };
+            let place = format!("{}:{line}: ", dir.path().join("b.toml").display());
+            assert!(said.starts_with(&place) && said.contains(named) && said.lines().count() == 1, "{text}: {said}");
         }
-        for text in ["", "0", "-1", "ten", "10Gb/s", "8EiB", "99999999999EiB", "GiB"] {
-            assert!(parse_bytes(text).is_err(), "{text}");
-        }
+        let said = mistake("blockstored --config /nowhere/b.toml");
+        assert!(said.contains("--config /nowhere/b.toml"), "{said}");
+        let (_dir, large) = with_file(&"#".repeat((1 << 20) + 1), "");
+        assert!(matches!(large, Err(Refusal::Mistake(said)) if said.contains("1 MiB")));
+    }
+
+    #[test]
+    fn settings_can_be_checked_only() {
+        assert_eq!(with_file("dir = 'd'", "--check-config").1, Err(Refusal::Answer(String::new())));
+        assert!(matches!(with_file("dri = 'd'", "--check-config").1, Err(Refusal::Mistake(_))));
+        assert!(mistake("blockstored --check-config").contains("--dir"));
     }
 
     #[test]
@@ -537,6 +792,17 @@ mod tests {
             ("blockstored --dir d --cas-instances some", "--cas-instances"),
             ("blockstored --dir d --ac-instances off", "--ac-instances"),
             ("blockstored --dir d --ac-completeness-check yes", "--ac-completeness-check"),
+            ("blockstored --dir d --storage-compression gzip", "--storage-compression"),
+            ("blockstored --dir d --storage-compression-level 20", "--storage-compression-level"),
+            ("blockstored --dir d --ac-updates maybe", "--ac-updates"),
+            ("blockstored --dir d --default-digest-function x=murmur3", "--default-digest-function"),
+            ("blockstored --dir d --grpc-message-bytes-max 1MiB", "--grpc-message-bytes-max"),
+            ("blockstored --dir d --grpc-message-bytes-max 512MiB", "--grpc-request-bytes-max"),
+            ("blockstored --dir d --grpc-decompressed-bytes-max 2GiB", "--grpc-decompressed-bytes-max"),
+            ("blockstored --dir d --grpc-streams-max 7", "--grpc-streams-max"),
+            ("blockstored --dir d --uploads-max 0", "--uploads-max"),
+            ("blockstored --dir d --tree-bytes-max 1KiB", "--tree-bytes-max"),
+            ("blockstored --dir d --directory-depth-max 0", "--directory-depth-max"),
             ("blockstored --dir d --flush-ms-max 0", "--flush-ms-max"),
             ("blockstored --dir d --objects 0", "--objects"),
             ("blockstored --dir d --log-format xml", "--log-format"),

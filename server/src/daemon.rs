@@ -11,6 +11,7 @@ use crate::{
         http::{self, Front},
         observe::Observer,
         reapi::{self, Services, SuspendedLimits, http2},
+        uploads::Uploads,
     },
     log::Logs,
     metrics::Metrics,
@@ -26,7 +27,7 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -139,19 +140,35 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
         "store is open"
     );
 
-    let local = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()).with_sharing(settings.sharing));
-    let complete = CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))).with_checks(settings.completeness_check);
-    let results = Arc::new(complete);
+    let mut local = LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()).with_sharing(settings.sharing);
+    if let Some(frames) = settings.storage_frames {
+        local = local.compressing(frames);
+    }
+    let local = Arc::new(local);
+    let limits = settings.limits;
+    let complete = CompleteActionResults::with(Arc::new(ChunkedBlobs::new(local.clone())), limits.trees);
+    let results = Arc::new(complete.with_checks(settings.completeness_check));
     operator.opened(engine.clone(), results.clone());
     let store: Arc<dyn BlobStore> = results;
-    front.open(store.clone(), settings.http_options);
-    let suspended = SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() };
-    let options = reapi::Options { suspended, tools: settings.tools.clone(), metrics, ..reapi::Options::default() };
+    let uploads = Uploads::new(limits.uploads_max);
+    front.open(store.clone(), settings.http_options.clone(), uploads.clone());
+    let options = reapi::Options {
+        instances: settings.instances.clone(),
+        actions_must_exist: settings.actions_must_exist,
+        message_bytes_max: limits.message_bytes_max,
+        request_bytes_max: limits.request_bytes_max,
+        decompressed_bytes_max: limits.decompressed_bytes_max,
+        directory_depth_max: limits.trees.depth_max,
+        uploads,
+        suspended: SuspendedLimits { bytes_max: stats.capacity_bytes / SUSPENDED_SHARE, ..SuspendedLimits::default() },
+        tools: settings.tools.clone(),
+        metrics,
+    };
     let services = Services::new(store, options).await;
     operator.watch_suspended(services.suspended_reader());
     let (goodbye, goodbye_said) = watch::channel(false);
     let mut grpc_server = tokio::spawn(
-        http2::configure(Server::builder())
+        http2::configure(Server::builder(), limits.streams_max)
             // Around the gate, so that what is turned away counts.
             .layer(observer)
             .layer(gate.clone())
@@ -186,6 +203,16 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
         grpc_server.abort();
     }
     poison_watch.abort();
+    if settings.storage_frames.is_some() {
+        let counters = local.at_rest_counters();
+        info!(
+            compressed = counters.compressed.load(Ordering::Relaxed),
+            compressed_blob_bytes = counters.compressed_blob_bytes.load(Ordering::Relaxed),
+            compressed_stored_bytes = counters.compressed_stored_bytes.load(Ordering::Relaxed),
+            plain = counters.plain.load(Ordering::Relaxed),
+            "blobs that were stored"
+        );
+    }
     let closed = engine.close().await;
     // Last, so that probes are answered until then.
     http_goodbye.send_replace(true);
@@ -240,6 +267,7 @@ async fn open(settings: &Settings) -> Result<(Engine, OpenReport), String> {
         },
         flush_ms_max: settings.flush_ms_max,
         cache_bytes: place.cache_bytes,
+        encode: settings.storage_frames.is_some(),
     };
     Engine::open(place.device, options).await.map_err(|error| storage::cannot_open(&settings.place, &error))
 }

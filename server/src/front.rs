@@ -4,3 +4,4 @@ pub mod gate;
 pub mod http;
 pub mod observe;
 pub mod reapi;
+pub mod uploads;

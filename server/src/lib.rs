@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod front;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod instances;
 pub mod log;
 pub mod memory;
 pub mod metrics;

@@ -130,6 +130,15 @@ impl fmt::Debug for BlobRead {
     }
 }
 
+/// A blob of a batch, in the form that takes less.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchBlob {
+    /// Its bytes.
+    Plain(Bytes),
+    /// zstd frames that stand for them.
+    Zstd(Bytes),
+}
+
 /// A blob that was found by its hash alone.
 #[derive(Debug)]
 pub struct OpenBlob {
@@ -197,6 +206,19 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
     /// [`StoreError::OutOfRange`] for a present blob that ends before the range.
     async fn read(&self, instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError>;
 
+    /// A blob from that byte on as zstd frames, those that are stored where there are any; `None` as for [`read`](Self::read). At its end
+    /// it is a frame that stands for nothing.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    async fn read_zstd(&self, instance: &Instance, digest: &Digest, offset_bytes: u64) -> Result<Option<BlobRead>, StoreError> {
+        let range = ByteRange { offset_bytes, limit_bytes: None };
+        match self.read(instance, digest, range).await? {
+            Some(read) => compression::compressed(read, range.len_bytes(digest.size_bytes)?).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// The blob of that function and hash, for a caller that does not know its size: the one in `digest` does not count. `None` as for
     /// [`read`](Self::read).
     ///
@@ -221,6 +243,13 @@ pub trait BlobStore: Send + Sync + fmt::Debug + 'static {
 
     /// Whole blobs, together; the answers in order, `None` for a missing one. The caller bounds their total size.
     async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>>;
+
+    /// The same as [`read_batch`](Self::read_batch), for a caller that takes zstd as well. Frames may be longer than their blobs by a
+    /// thousandth.
+    async fn read_batch_zstd(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<BatchBlob>, StoreError>> {
+        let found = self.read_batch(instance, digests).await;
+        compression::compress_batch(found.into_iter().map(|blob| blob.map(|blob| blob.map(BatchBlob::Plain))).collect()).await
+    }
 
     /// Stores whole blobs, together; the answers in order. The caller bounds their total size.
     async fn write_batch(&self, instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>>;

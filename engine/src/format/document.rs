@@ -8,13 +8,14 @@ use super::{
     layout::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Layout},
     log::{self, Entry, Location, PageHead},
     record::{Manifest, PACKED_BYTES_MAX, RecordHead, RecordKey, RecordKind},
-    superblock::{FORMAT_VERSION, ImageInForce, Superblock},
+    superblock::{FEATURE_ENCODED, FORMAT_VERSION, ImageInForce, Superblock},
     types::{Epoch, KeyHash, LengthClass, Lsn, Place, RECORD_ALIGN_BYTES, SizeCheck, SlotKind, Vbn},
 };
 use crate::{
     device::PAGE_BYTES,
     key::{Key, KeySpace},
     map::{hasher::KeyHasher, slot::Slot},
+    value::Codec,
 };
 use std::ops::Range;
 
@@ -115,6 +116,7 @@ fn covered(section: &str, nth: usize) -> Range<usize> {
 #[test]
 fn the_superblocks_fields_lie_where_the_document_says() {
     let superblock = Superblock {
+        incompatible: FEATURE_ENCODED,
         uuid: [1; 16],
         device_index: 2,
         device_count: 3,
@@ -149,7 +151,7 @@ fn the_superblocks_fields_lie_where_the_document_says() {
             (&format!("format version: {FORMAT_VERSION}"), &FORMAT_VERSION.to_le_bytes()),
             ("`BLKSTORE`", b"BLKSTORE"),
             ("compatible feature bits: 0", &word(0)),
-            ("incompatible feature bits: 0", &word(0)),
+            ("incompatible feature bits: 1 is set once records may have a codec", &word(FEATURE_ENCODED)),
             ("set uuid", &[1; 16]),
             ("device index", &2u16.to_le_bytes()),
             ("devices in the set", &3u16.to_le_bytes()),
@@ -399,6 +401,7 @@ fn the_records_fields_lie_where_the_document_says() {
     let part = RecordHead {
         kind: RecordKind::Part,
         key: RecordKey::Part { upload_id: [3; 16], index: 9, object },
+        codec: Codec::Zstd,
         logical_bytes: 10,
         stored_bytes: payload.len() as u32,
         epoch: Epoch(12),
@@ -419,7 +422,7 @@ fn the_records_fields_lie_where_the_document_says() {
             ("CRC of the head from byte 4 to the end of the CRC table, masked", &crc),
             ("kind: 1 content, 2 named, 3 part, 4 manifest, 5 tombstone", &[3]),
             ("function of the key", &[0]),
-            ("codec: 0", &[0]),
+            ("codec: 0 the payload is the bytes, 1 it is a zstd frame that stands for them", &[1]),
             ("flags: 0", &[0]),
             ("logical size", &10u64.to_le_bytes()),
             ("payload bytes", &(payload.len() as u32).to_le_bytes()),
@@ -456,8 +459,9 @@ fn records_and_manifests_have_the_shape_that_the_document_says() {
         "upload id (16), logical bytes of every part but the last (u64), number of parts (u32), codec (1), padding (3), then the\n\
          stored bytes of each part (u32 each)"
     ));
-    let manifest = Manifest { upload_id: [3; 16], part_bytes: 5, stored_bytes: vec![6, 7] }.encode();
-    let expected = [&[3; 16][..], &5u64.to_le_bytes(), &2u32.to_le_bytes(), &[0; 4], &6u32.to_le_bytes(), &7u32.to_le_bytes()].concat();
+    let manifest = Manifest { upload_id: [3; 16], part_bytes: 5, stored_bytes: vec![6, 7], codec: Codec::Zstd }.encode();
+    let expected =
+        [&[3; 16][..], &5u64.to_le_bytes(), &2u32.to_le_bytes(), &[1, 0, 0, 0], &6u32.to_le_bytes(), &7u32.to_le_bytes()].concat();
     assert_eq!(manifest, expected);
     assert!(DOCUMENT.starts_with(&format!("# The format, byte by byte\n\nVersion {FORMAT_VERSION}. ")));
     assert!(DOCUMENT.contains("the unit of I/O is a page of 4,096\nbytes") && PAGE_BYTES == 4096);

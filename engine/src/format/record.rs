@@ -15,6 +15,7 @@ use crate::{
     device::PAGE_BYTES,
     key::Key,
     key::KeySpace,
+    value::Codec,
 };
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -87,9 +88,6 @@ const OBJECT_KEY_BYTES: usize = 40;
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
 const _: () = assert!(size_of::<RawObjectKey>() == OBJECT_KEY_BYTES);
 
-/// Bytes stored as they were put. Other codecs are for later versions.
-pub(crate) const CODEC_RAW: u8 = 0;
-
 /// Where the pieces of a record lie, relative to its header. Follows from kind and payload length alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordShape {
@@ -160,6 +158,8 @@ fn part_hash(upload_id: &[u8; 16], index: u64) -> [u8; 32] {
 pub(crate) struct RecordHead {
     pub(crate) kind: RecordKind,
     pub(crate) key: RecordKey,
+    /// How the payload stands for the object or part (a manifest's own payload is never encoded: there it says how its parts are).
+    pub(crate) codec: Codec,
     /// Size of the object (of this part of it, for a part; of the whole, for a manifest).
     pub(crate) logical_bytes: u64,
     /// Length of the payload.
@@ -194,7 +194,7 @@ impl RecordHead {
             crc: U32::ZERO,
             kind: self.kind as u8,
             function,
-            codec: CODEC_RAW,
+            codec: self.codec as u8,
             flags: 0,
             logical_bytes: self.logical_bytes.into(),
             stored_bytes: self.stored_bytes.into(),
@@ -223,7 +223,8 @@ impl RecordHead {
         let Ok((raw, _)) = RawHeader::ref_from_prefix(bytes) else { return Err(RecordFault::Short(HEADER_BYTES)) };
         let kind = RecordKind::from_byte(raw.kind).ok_or(RecordFault::Bad)?;
         let stored_bytes = raw.stored_bytes.get();
-        if u64::from(stored_bytes) >= block_bytes || raw.codec != CODEC_RAW {
+        let codec = Codec::from_byte(raw.codec).ok_or(RecordFault::Bad)?;
+        if u64::from(stored_bytes) >= block_bytes {
             return Err(RecordFault::Bad);
         }
         let shape = RecordShape::of(kind, stored_bytes as usize);
@@ -263,6 +264,7 @@ impl RecordHead {
         Ok(Self {
             kind,
             key,
+            codec,
             logical_bytes: raw.logical_bytes.get(),
             stored_bytes,
             epoch: Epoch(raw.epoch.get()),
@@ -287,6 +289,8 @@ pub(crate) struct Manifest {
     pub(crate) part_bytes: u64,
     /// Stored bytes of each part.
     pub(crate) stored_bytes: Vec<u32>,
+    /// How each part's payload stands for its bytes.
+    pub(crate) codec: Codec,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone)]
@@ -306,7 +310,7 @@ impl Manifest {
             upload_id: self.upload_id,
             part_bytes: self.part_bytes.into(),
             parts: (self.stored_bytes.len() as u32).into(),
-            codec: CODEC_RAW,
+            codec: self.codec as u8,
             padding: [0; 3],
         };
         let mut out = raw.as_bytes().to_vec();
@@ -318,15 +322,12 @@ impl Manifest {
         let (raw, rest) = RawManifest::ref_from_prefix(bytes).ok()?;
         let parts = raw.parts.get() as usize;
         let part_bytes = raw.part_bytes.get();
-        if raw.codec != CODEC_RAW
-            || rest.len() != parts.checked_mul(4)?
-            || part_bytes == 0
-            || logical_bytes.div_ceil(part_bytes) != parts as u64
-        {
+        let codec = Codec::from_byte(raw.codec)?;
+        if rest.len() != parts.checked_mul(4)? || part_bytes == 0 || logical_bytes.div_ceil(part_bytes) != parts as u64 {
             return None;
         }
         let stored_bytes = rest.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Some(Self { upload_id: raw.upload_id, part_bytes, stored_bytes })
+        Some(Self { upload_id: raw.upload_id, part_bytes, stored_bytes, codec })
     }
 }
 
@@ -343,7 +344,8 @@ mod tests {
             _ => RecordKey::Object(object),
         };
         let stored_bytes = payload.len() as u32;
-        RecordHead { kind, key, logical_bytes: 5, stored_bytes, epoch: Epoch(2), lsn: Lsn(3), crcs: ChunkCrcs::of(payload) }
+        let codec = if stored_bytes % 2 == 0 { Codec::Plain } else { Codec::Zstd };
+        RecordHead { kind, key, codec, logical_bytes: 5, stored_bytes, epoch: Epoch(2), lsn: Lsn(3), crcs: ChunkCrcs::of(payload) }
     }
 
     #[test]
@@ -351,7 +353,7 @@ mod tests {
         let mask = CrcMask::new(&[5; 16]);
         let place = Place::new(Vbn(12), 8192);
         for kind in [RecordKind::Content, RecordKind::Named, RecordKind::Part, RecordKind::Manifest, RecordKind::Tombstone] {
-            let payload = vec![7u8; 150_000];
+            let payload = vec![7u8; 150_000 + kind as usize % 2];
             let head = head(kind, &payload);
             let mut out = vec![0; head.shape().head_bytes];
             head.encode(&mask, place, &mut out);
@@ -372,10 +374,13 @@ mod tests {
 
     #[test]
     fn a_manifest_reads_back_and_refuses_what_does_not_add_up() {
-        let manifest = Manifest { upload_id: [1; 16], part_bytes: 1 << 20, stored_bytes: vec![1 << 20, 1 << 20, 5] };
-        let bytes = manifest.encode();
+        let manifest = Manifest { upload_id: [1; 16], part_bytes: 1 << 20, stored_bytes: vec![1 << 20, 1 << 20, 5], codec: Codec::Zstd };
+        let mut bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes, (2 << 20) + 5), Some(manifest));
         assert_eq!(Manifest::decode(&bytes, (3 << 20) + 5), None);
         assert_eq!(Manifest::decode(&bytes[..bytes.len() - 1], (2 << 20) + 5), None);
+        // A codec that nobody knows.
+        bytes[28] = 2;
+        assert_eq!(Manifest::decode(&bytes, (2 << 20) + 5), None);
     }
 }

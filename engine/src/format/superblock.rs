@@ -10,8 +10,10 @@ use zerocopy::{
 const MAGIC: [u8; 8] = *b"BLKSTORE";
 /// Version of everything that `FORMAT.md` describes.
 pub(crate) const FORMAT_VERSION: u32 = 1;
-/// Features that a program must know in order to open a store at all. None yet.
-const INCOMPATIBLE_KNOWN: u64 = 0;
+/// Feature: records and manifests may have a codec.
+pub(crate) const FEATURE_ENCODED: u64 = 1;
+/// Features that a program must know in order to open a store at all.
+const INCOMPATIBLE_KNOWN: u64 = FEATURE_ENCODED;
 
 /// The image that recovery starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,6 +31,8 @@ pub(crate) struct ImageInForce {
 /// What a superblock says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {
+    /// Features that are in use. Once there, one stays.
+    pub(crate) incompatible: u64,
     pub(crate) uuid: [u8; 16],
     pub(crate) device_index: u16,
     pub(crate) device_count: u16,
@@ -114,7 +118,7 @@ impl Superblock {
             version: FORMAT_VERSION.into(),
             magic: MAGIC,
             compatible: U64::ZERO,
-            incompatible: U64::ZERO,
+            incompatible: self.incompatible.into(),
             uuid: self.uuid,
             device_index: self.device_index.into(),
             device_count: self.device_count.into(),
@@ -165,6 +169,7 @@ impl Superblock {
             return Err(SuperblockFault::TooNew { version: raw.version.get(), incompatible });
         }
         Ok(Self {
+            incompatible,
             uuid: raw.uuid,
             device_index: raw.device_index.get(),
             device_count: raw.device_count.get(),
@@ -205,6 +210,7 @@ pub(crate) mod tests {
 
     pub(crate) fn example() -> Superblock {
         Superblock {
+            incompatible: FEATURE_ENCODED,
             uuid: [1; 16],
             device_index: 0,
             device_count: 1,
@@ -244,9 +250,9 @@ pub(crate) mod tests {
     fn an_unknown_incompatible_feature_is_refused() {
         let mut page = vec![0; PAGE_BYTES];
         example().encode(&mut page);
-        page[24] = 1;
+        page[24] = 2;
         let crc = crc32fast::hash(&page[4..]);
         page[..4].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Superblock::decode(&page), Err(SuperblockFault::TooNew { version: 1, incompatible: 1 }));
+        assert_eq!(Superblock::decode(&page), Err(SuperblockFault::TooNew { version: 1, incompatible: 2 }));
     }
 }

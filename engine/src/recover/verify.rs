@@ -155,6 +155,7 @@ mod tests {
             types::{Place, SizeCheck, SlotKind, Vbn},
         },
         key::{Key, KeySpace},
+        value::Codec,
     };
 
     /// Run 1 carried a value of a name to a place, and the power took its log; run 2 carried a newer value of the name to the same place, and
@@ -167,7 +168,16 @@ mod tests {
         let key = RecordKey::Object(Key { space: KeySpace::Named, function: 1, hash: [3; 32] });
         let (payload, place) = (vec![7; 500], Place::new(Vbn(layout.vbn_stride), 4096));
         let crcs = ChunkCrcs::of(&payload);
-        let head = RecordHead { kind: RecordKind::Named, key, logical_bytes: 500, stored_bytes: 500, epoch: Epoch(1), lsn: Lsn(90), crcs };
+        let head = RecordHead {
+            kind: RecordKind::Named,
+            key,
+            codec: Codec::Plain,
+            logical_bytes: 500,
+            stored_bytes: 500,
+            epoch: Epoch(1),
+            lsn: Lsn(90),
+            crcs,
+        };
         let shape = RecordShape::of(RecordKind::Named, 500);
         let mut buf = AlignedBuf::zeroed(PAGE_BYTES);
         head.encode(&mask, place, &mut buf[..shape.head_bytes]);

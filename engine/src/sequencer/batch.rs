@@ -219,6 +219,7 @@ impl Sequencer {
         let head = RecordHead {
             kind: record.kind,
             key: record.key,
+            codec: record.codec,
             logical_bytes: record.logical_bytes,
             stored_bytes: record.payload.len() as u32,
             epoch: self.core.epoch,

@@ -15,6 +15,7 @@ use crate::{
     read::PIECE_BYTES,
     sequencer::{Change, Control, Request},
     space::Taken,
+    value::Codec,
 };
 use bytes::Bytes;
 use std::sync::{
@@ -79,6 +80,8 @@ pub(super) struct Paged {
     buf: AlignedBuf,
     payload_offset: usize,
     pub(super) payload_bytes: usize,
+    logical_bytes: u64,
+    codec: Codec,
     filled: usize,
     crcs: ChunkCrcs,
     permit: OwnedSemaphorePermit,
@@ -101,10 +104,16 @@ impl Paged {
             buf: AlignedBuf::take(shape.extent_bytes),
             payload_offset: shape.payload_offset,
             payload_bytes,
+            logical_bytes: payload_bytes as u64,
+            codec: Codec::Plain,
             filled: 0,
             crcs: ChunkCrcs::default(),
             permit,
         })
+    }
+    /// The payload stands for so many other bytes.
+    pub(super) fn encoded(self, codec: Codec, logical_bytes: u64) -> Self {
+        Self { codec, logical_bytes, ..self }
     }
     /// Payload bytes that are still missing.
     pub(super) fn room(&self) -> usize {
@@ -129,13 +138,14 @@ pub(super) async fn write_paged(
     let hash = core.hash(&key);
     let mut slots = Reserved::none(&core);
     slots.add(&hash).await?;
-    let Paged { mut buf, payload_bytes, crcs, permit: _permit, .. } = paged;
+    let Paged { mut buf, payload_bytes, logical_bytes, codec, crcs, permit: _permit, .. } = paged;
     let shape = RecordShape::of(kind, payload_bytes);
     let allocation = core.allocate(shape.extent_bytes.next_multiple_of(PAGE_BYTES) as u64).await?;
     let head = RecordHead {
         kind,
         key,
-        logical_bytes: payload_bytes as u64,
+        codec,
+        logical_bytes,
         stored_bytes: payload_bytes as u32,
         epoch: core.epoch,
         lsn: allocation.lsn,
@@ -148,13 +158,8 @@ pub(super) async fn write_paged(
     let offset = core.device_offset(allocation.place).ok_or_else(|| PutError::Unavailable("place outside the device".into()))?;
     let buf = core.write(offset, buf, "record").await?;
     let kind = kind.slot().unwrap_or(SlotKind::Content);
-    let location = Location {
-        hash,
-        kind,
-        check: SizeCheck::of(payload_bytes as u64),
-        place: allocation.place,
-        extent_bytes: shape.extent_bytes as u32,
-    };
+    let location =
+        Location { hash, kind, check: SizeCheck::of(logical_bytes), place: allocation.place, extent_bytes: shape.extent_bytes as u32 };
     let accept_bytes = match accept {
         Accept::Now => u64::from(location.extent_bytes),
         Accept::IfOverReserve(unaccepted) => {

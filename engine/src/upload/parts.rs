@@ -17,8 +17,8 @@ use crate::{
     key::Key,
     stats::count,
     upload::Lead,
+    value::{Codec, Value},
 };
-use bytes::Bytes;
 use std::{
     collections::VecDeque,
     sync::{
@@ -41,6 +41,7 @@ pub(super) struct Parts {
     open: Option<Paged>,
     started: u64,
     stored_bytes: Vec<u32>,
+    codec: Codec,
     in_flight: VecDeque<JoinHandle<Result<(Place, Location), PutError>>>,
     written: Vec<(Place, KeyHash)>,
     unaccepted: Arc<AtomicU64>,
@@ -92,13 +93,37 @@ impl Parts {
             open: None,
             started: 0,
             stored_bytes: Vec::new(),
+            codec: Codec::Plain,
             in_flight: VecDeque::new(),
             written: Vec::new(),
             unaccepted: Arc::default(),
             published: false,
         })
     }
+    /// Bytes that every part but the last stands for.
+    pub(super) fn part_bytes(&self) -> u64 {
+        self.part_bytes
+    }
+    /// Takes what stands for the next part; how many bytes that is. Parts are encoded all or none, in one way.
+    pub(super) async fn write_encoded(&mut self, codec: Codec, payload: &[u8]) -> Result<u64, PutError> {
+        let part = self.size_bytes.saturating_sub(self.started * self.part_bytes).min(self.part_bytes);
+        if part == 0 || self.open.is_some() || (self.started > 0 && self.codec != codec) {
+            return Err(PutError::Unavailable("an encoded part came where none belongs".into()));
+        }
+        self.codec = codec;
+        let mut paged = Paged::new(&self.core, RecordKind::Part, payload.len()).await?.encoded(codec, part);
+        paged.push(payload);
+        while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
+            self.settle_one().await?;
+        }
+        self.open = Some(paged);
+        self.start_part();
+        Ok(part)
+    }
     pub(super) async fn write(&mut self, mut data: &[u8]) -> Result<(), PutError> {
+        if self.codec != Codec::Plain {
+            return Err(PutError::Unavailable("bytes came behind an encoded part".into()));
+        }
         while !data.is_empty() {
             if self.open.is_none() {
                 let left = self.size_bytes - self.started * self.part_bytes;
@@ -140,7 +165,8 @@ impl Parts {
         while !self.in_flight.is_empty() {
             self.settle_one().await?;
         }
-        let manifest = Manifest { upload_id: self.id, part_bytes: self.part_bytes, stored_bytes: self.stored_bytes.clone() };
+        let manifest =
+            Manifest { upload_id: self.id, part_bytes: self.part_bytes, stored_bytes: self.stored_bytes.clone(), codec: self.codec };
         Ok(self.written.first().map(|(place, _)| (manifest, *place)))
     }
     pub(super) async fn finish(mut self: Box<Self>, lead: &Lead) -> Result<(), PutError> {
@@ -148,10 +174,11 @@ impl Parts {
             self.settle_one().await?;
             lead.progress();
         }
-        let manifest = Manifest { upload_id: self.id, part_bytes: self.part_bytes, stored_bytes: std::mem::take(&mut self.stored_bytes) };
+        let stored_bytes = std::mem::take(&mut self.stored_bytes);
+        let manifest = Manifest { upload_id: self.id, part_bytes: self.part_bytes, stored_bytes, codec: self.codec };
         let accept_bytes = self.unaccepted.load(Ordering::Relaxed);
-        let payload = Bytes::from(manifest.encode());
-        put_packed(&self.core, RecordKey::Object(self.object), RecordKind::Manifest, self.size_bytes, payload, accept_bytes).await?;
+        let value = Value::encoded(self.codec, manifest.encode().into(), self.size_bytes);
+        put_packed(&self.core, RecordKey::Object(self.object), RecordKind::Manifest, value, accept_bytes).await?;
         self.published = true;
         Ok(())
     }

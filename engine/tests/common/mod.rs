@@ -51,7 +51,7 @@ pub fn named(id: u64) -> Key {
 }
 
 pub fn options() -> OpenOptions {
-    OpenOptions { durability: Durability::Interval, flush_ms_max: 1000, cache_bytes: 0 }
+    OpenOptions { durability: Durability::Interval, flush_ms_max: 1000, cache_bytes: 0, encode: false }
 }
 
 pub fn group() -> OpenOptions {

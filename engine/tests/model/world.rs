@@ -141,7 +141,7 @@ impl World {
 
     async fn open_on(&self, device: &SimDevice) -> Engine {
         let durability = if self.group() { Durability::Group } else { Durability::Interval };
-        let options = OpenOptions { durability, flush_ms_max: 1000, cache_bytes: self.config.cache_bytes };
+        let options = OpenOptions { durability, flush_ms_max: 1000, cache_bytes: self.config.cache_bytes, encode: false };
         match Engine::open(Arc::new(device.clone()), options).await {
             Ok((engine, _)) => engine,
             Err(e) => panic!("{}: {e}", self.what("open")),

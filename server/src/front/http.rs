@@ -17,7 +17,9 @@ use crate::{
     front::{
         gate::{Counted, Gate},
         observe::Observer,
+        uploads::Uploads,
     },
+    instances::InstanceRules,
     metrics::Metrics,
     operator::Operator,
     phase::Phase,
@@ -50,17 +52,20 @@ use path::Target;
 use upload::Incoming;
 
 /// How the front-end behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// What is taken for an action result.
     pub result_rule: ResultRule,
-    /// Function of actions whose hash has as many digits as it makes; others are told by their length.
-    pub action_function: DigestFunction,
+    /// Function of actions whose hash has as many digits as it makes, in place of the one that the instance has; others are told by
+    /// their length.
+    pub action_function: Option<DigestFunction>,
+    /// Who may store action results and entries, and which function is meant where the length leaves that open.
+    pub instances: Arc<InstanceRules>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { result_rule: ResultRule::Lenient, action_function: DigestFunction::Sha256 }
+        Self { result_rule: ResultRule::Lenient, action_function: None, instances: Arc::default() }
     }
 }
 
@@ -81,6 +86,7 @@ struct Cache {
     store: Arc<dyn BlobStore>,
     options: Options,
     memory: Memory,
+    uploads: Uploads,
 }
 
 /// A request for the cache.
@@ -110,9 +116,9 @@ impl Front {
         Self { observer, operator, ..self }
     }
 
-    /// Gives it the store, once.
-    pub fn open(&self, store: Arc<dyn BlobStore>, options: Options) {
-        let cache = Cache { store, options, memory: Memory::default() };
+    /// Gives it the store, once, and the turns that its uploads share with others.
+    pub fn open(&self, store: Arc<dyn BlobStore>, options: Options, uploads: Uploads) {
+        let cache = Cache { store, options, memory: Memory::default(), uploads };
         if self.cache.set(cache).is_err() {
             tracing::error!("HTTP front-end was given a second store, which is not used");
         }

@@ -6,14 +6,19 @@
 //! To mount it: [`Services::new`] within a Tokio runtime, then [`Services::router`] into a server whose HTTP/2 side was given
 //! [`http2`].
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::Router;
 use blockstore_proto::FILE_DESCRIPTOR_SET;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use crate::{metrics::Metrics, store::BlobStore};
+use crate::{
+    front::uploads::Uploads,
+    instances::InstanceRules,
+    metrics::Metrics,
+    store::{BlobStore, DigestFunction, Instance, directories},
+};
 
 mod action_cache;
 mod batch;
@@ -40,25 +45,33 @@ pub use tool::{METADATA, ToolRules, request_metadata};
 pub const BATCH_ANNOUNCED_BYTES_MAX: i64 = (4 << 20) - (64 << 10);
 /// Largest answer in bytes: what a client decodes that was not configured otherwise, less room for keys.
 pub const ANSWER_BYTES_MAX: u64 = (4 << 20) - 1024;
-/// Largest message of the methods that take many blobs or digests, in bytes: more than is announced.
+/// Largest message of the methods that take many blobs or digests, in bytes, where nothing else is set: more than is announced.
 pub const LARGE_MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Largest message of `ByteStream.Write` in bytes.
+/// Largest message of `ByteStream.Write` in bytes, unless less is set.
 pub const WRITE_MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of long lists of chunks that arrive in streams, in memory at the same time. The longest of any digest function fits.
 const CHUNK_LISTS_BYTES_MAX: u32 = 64 << 20;
-/// Largest message of the other methods in bytes.
+/// Largest message of the other methods in bytes, unless less is set.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// How the front-end behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whether clients may store action results.
-    pub action_updates: bool,
+    /// What differs by instance: who may store action results, and which function is meant where none is named.
+    pub instances: Arc<InstanceRules>,
     /// Whether an action result is refused unless its `Action` is in the CAS. Off by default: some clients never upload it.
     pub actions_must_exist: bool,
+    /// Largest message of the methods that take many blobs or digests, in bytes. The others have bounds of their own below it.
+    pub message_bytes_max: usize,
     /// Bytes of large request messages that are in memory at the same time; a client waits for its turn. The blobs that batches
     /// decompress to may take as much again.
     pub request_bytes_max: u32,
+    /// Bytes that the compressed blobs of one batch may decompress to.
+    pub decompressed_bytes_max: usize,
+    /// Levels of directories below the root of a tree.
+    pub directory_depth_max: u32,
+    /// Uploads that run at the same time; shared with other front-ends.
+    pub uploads: Uploads,
     /// Bounds of uploads that are kept after their stream was cut.
     pub suspended: SuspendedLimits,
     /// Which clients expect other answers to compressed uploads than the rest.
@@ -70,9 +83,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            action_updates: true,
+            instances: Arc::default(),
             actions_must_exist: false,
+            message_bytes_max: LARGE_MESSAGE_BYTES_MAX,
             request_bytes_max: 256 << 20,
+            decompressed_bytes_max: 64 << 20,
+            directory_depth_max: directories::DEPTH_MAX,
+            uploads: Uploads::default(),
             suspended: SuspendedLimits::default(),
             tools: ToolRules::default(),
             metrics: Arc::default(),
@@ -91,6 +108,13 @@ struct Shared {
     decompressed: grpc::Budget,
     /// Bytes of lists of chunks that arrive. Taken while no message's share is held.
     chunk_lists: grpc::Budget,
+}
+
+impl Shared {
+    /// The functions that are offered, in the order in which one that a request for this instance leaves open is guessed.
+    fn functions(&self, instance: &Instance) -> Cow<'_, [DigestFunction]> {
+        self.options.instances.functions(instance, &self.store.capabilities().digest_functions)
+    }
 }
 
 /// The services over a store.
@@ -159,6 +183,9 @@ impl Services {
 
 fn methods(shared: &Arc<Shared>, router: Router) -> Router {
     let budget = grpc::Budget::new(shared.options.request_bytes_max, shared.options.metrics.clone());
+    let large_bytes_max = shared.options.message_bytes_max;
+    let write_bytes_max = WRITE_MESSAGE_BYTES_MAX.min(large_bytes_max);
+    let bytes_max = MESSAGE_BYTES_MAX.min(large_bytes_max);
     macro_rules! methods {
         ($router:expr, $($path:literal, $bytes_max:expr, $handler:path;)*) => {{
             let mut router = $router;
@@ -168,33 +195,33 @@ fn methods(shared: &Arc<Shared>, router: Router) -> Router {
     }
     methods! { router,
         "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
-            MESSAGE_BYTES_MAX, capabilities::get;
+            bytes_max, capabilities::get;
         "/build.bazel.remote.execution.v2.ActionCache/GetActionResult",
-            MESSAGE_BYTES_MAX, action_cache::get;
+            bytes_max, action_cache::get;
         "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult",
-            MESSAGE_BYTES_MAX, action_cache::update;
+            bytes_max, action_cache::update;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs",
-            LARGE_MESSAGE_BYTES_MAX, find_missing::call;
+            large_bytes_max, find_missing::call;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
-            LARGE_MESSAGE_BYTES_MAX, batch::update;
+            large_bytes_max, batch::update;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",
-            MESSAGE_BYTES_MAX, batch::read;
+            bytes_max, batch::read;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
-            MESSAGE_BYTES_MAX, tree::get;
+            bytes_max, tree::get;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob",
-            MESSAGE_BYTES_MAX, chunks::split;
+            bytes_max, chunks::split;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetChunkMapping",
-            MESSAGE_BYTES_MAX, chunks::get_mapping;
+            bytes_max, chunks::get_mapping;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob",
-            LARGE_MESSAGE_BYTES_MAX, chunks::splice;
+            large_bytes_max, chunks::splice;
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/RegisterChunkMapping",
-            MESSAGE_BYTES_MAX, chunks::register_mapping;
+            bytes_max, chunks::register_mapping;
         "/google.bytestream.ByteStream/Read",
-            MESSAGE_BYTES_MAX, read::call;
+            bytes_max, read::call;
         "/google.bytestream.ByteStream/Write",
-            WRITE_MESSAGE_BYTES_MAX, write::call;
+            write_bytes_max, write::call;
         "/google.bytestream.ByteStream/QueryWriteStatus",
-            MESSAGE_BYTES_MAX, write::query;
+            bytes_max, write::query;
     }
 }
 
@@ -225,7 +252,7 @@ pub mod http2 {
     pub const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
     /// Largest frame that is accepted, in bytes. Larger frames are fewer pieces for an upload.
     pub const FRAME_BYTES_MAX: u32 = 1 << 20;
-    /// Calls on one connection at the same time. Clients such as Bazel queue what is above it.
+    /// Calls on one connection at the same time, where nothing else is set. Clients such as Bazel queue what is above it.
     pub const STREAMS_MAX: u32 = 1024;
     /// Calls that a client may have cancelled before we looked at them; a build that is interrupted cancels all it has.
     pub const RESET_STREAMS_MAX: usize = 1024;
@@ -234,14 +261,14 @@ pub mod http2 {
     /// How long the answer to a ping may take.
     pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// Gives these settings to a tonic server. Pings of clients need no setting: they are answered at any rate and never end a
-    /// connection. `TCP_NODELAY` is set.
-    pub fn configure<L>(server: tonic::transport::Server<L>) -> tonic::transport::Server<L> {
+    /// Gives these settings to a tonic server, with so many calls on a connection at the same time. Pings of clients need no setting:
+    /// they are answered at any rate and never end a connection. `TCP_NODELAY` is set.
+    pub fn configure<L>(server: tonic::transport::Server<L>, streams_max: u32) -> tonic::transport::Server<L> {
         server
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX)
-            .max_concurrent_streams(STREAMS_MAX)
+            .max_concurrent_streams(streams_max)
             .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -15,6 +15,7 @@ use crate::{
         gate::Gate,
         http::{self, Front},
         reapi::{Options, Services},
+        uploads::Uploads,
     },
     phase::Phase,
     store::{
@@ -66,7 +67,7 @@ impl World {
         let services = Services::new(store.clone(), Options::default()).await;
         let (phase, seen) = watch::channel(Phase::Serving);
         let front = Front::new(seen.clone(), Gate::new(seen), http::Limits::default());
-        front.open(store.clone(), http::Options::default());
+        front.open(store.clone(), http::Options::default(), Uploads::default());
         Self { grpc: services.router(), http: front, store, _phase: phase }
     }
 

@@ -20,8 +20,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, Hasher, Instance, OpenBlob,
-    ResultRule, StoreError, WriteOutcome,
+    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, Hasher, Instance,
+    OpenBlob, ResultRule, StoreError, WriteOutcome, compression,
 };
 
 mod read;
@@ -162,6 +162,33 @@ impl BlobStore for ChunkedBlobs {
             Some(list) => read::chunks(&self.inner, instance, list, range).map(Some),
             None => Ok(None),
         }
+    }
+
+    async fn read_zstd(&self, instance: &Instance, digest: &Digest, offset_bytes: u64) -> Result<Option<BlobRead>, StoreError> {
+        if let Some(read) = self.inner.read_zstd(instance, digest, offset_bytes).await? {
+            return Ok(Some(read));
+        }
+        let Some(list) = self.list_of(instance, digest).await? else {
+            return Ok(None);
+        };
+        let range = ByteRange { offset_bytes, limit_bytes: None };
+        let len_bytes = range.len_bytes(digest.size_bytes)?;
+        compression::compressed(read::chunks(&self.inner, instance, list, range)?, len_bytes).map(Some)
+    }
+
+    async fn read_batch_zstd(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<BatchBlob>, StoreError>> {
+        let mut found = self.inner.read_batch_zstd(instance, digests).await;
+        let absent: Vec<_> = found.iter().zip(digests).filter(|(found, _)| matches!(found, Ok(None))).map(|(_, digest)| *digest).collect();
+        if absent.is_empty() {
+            return found;
+        }
+        let listed = self.read_batch(instance, &absent).await;
+        let listed = listed.into_iter().map(|blob| blob.map(|blob| blob.map(BatchBlob::Plain))).collect();
+        let places = found.iter_mut().filter(|found| matches!(found, Ok(None)));
+        for (place, listed) in places.zip(compression::compress_batch(listed).await) {
+            *place = listed;
+        }
+        found
     }
 
     async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {

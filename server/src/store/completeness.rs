@@ -16,8 +16,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Instance, OpenBlob,
-    ResultRule, StoreError, WriteOutcome, action_result,
+    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Instance,
+    OpenBlob, ResultRule, StoreError, WriteOutcome, action_result,
     directories::{self, DirectoryWalk},
 };
 
@@ -27,8 +27,21 @@ use tree::TreeScanner;
 
 /// Digests that are gathered before they are looked up together.
 const LOOKUP_DIGESTS_MAX: usize = 16 << 10;
-/// Bytes of `Tree` messages that one action result may name.
-pub const TREE_BYTES_MAX: u64 = 256 << 20;
+
+/// Bounds of the trees that an action result names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all its `Tree` messages.
+    pub tree_bytes_max: u64,
+    /// Levels below a root directory.
+    pub depth_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { tree_bytes_max: 256 << 20, depth_max: directories::DEPTH_MAX }
+    }
+}
 
 /// How many results were turned into misses, by reason. They only grow.
 #[derive(Debug, Default)]
@@ -37,7 +50,7 @@ pub struct Counters {
     pub incomplete: AtomicU64,
     /// It, or a tree it names, is malformed.
     pub malformed: AtomicU64,
-    /// Its trees exceed [`TREE_BYTES_MAX`] or the bounds of a [`DirectoryWalk`].
+    /// Its trees exceed the [`Limits`] or the bounds of a [`DirectoryWalk`].
     pub oversized: AtomicU64,
 }
 
@@ -56,6 +69,7 @@ impl Counters {
 #[derive(Debug)]
 pub struct CompleteActionResults {
     inner: Arc<dyn BlobStore>,
+    limits: Limits,
     checks: bool,
     counters: Counters,
 }
@@ -82,7 +96,12 @@ impl From<StoreError> for Incomplete {
 impl CompleteActionResults {
     /// Wraps a store.
     pub fn new(inner: Arc<dyn BlobStore>) -> Self {
-        Self { inner, checks: true, counters: Counters::default() }
+        Self::with(inner, Limits::default())
+    }
+
+    /// Wraps a store, with bounds of one's own.
+    pub fn with(inner: Arc<dyn BlobStore>, limits: Limits) -> Self {
+        Self { inner, limits, checks: true, counters: Counters::default() }
     }
 
     /// Whether it looks for what a result names. Otherwise only what is no well-formed result is a miss.
@@ -114,7 +133,7 @@ impl CompleteActionResults {
             match (tree, root) {
                 (Some(tree), root) => {
                     tree_bytes = tree_bytes.saturating_add(tree.size_bytes);
-                    if tree_bytes > TREE_BYTES_MAX {
+                    if tree_bytes > self.limits.tree_bytes_max {
                         return Err(Incomplete::Oversized);
                     }
                     // The tree names every directory below the root, so that it need not be walked level by level.
@@ -144,11 +163,11 @@ impl CompleteActionResults {
     }
 
     async fn walk(&self, named: &mut Named<'_>, root: Digest) -> Result<(), Incomplete> {
-        let mut walk = DirectoryWalk::new(self.inner.clone(), named.instance.clone(), root);
+        let mut walk = DirectoryWalk::new(self.inner.clone(), named.instance.clone(), root, self.limits.depth_max);
         while let Some(visit) = walk.next().await.map_err(|error| match error {
             directories::WalkError::Store(error) => error.into(),
             directories::WalkError::Malformed(_) => Incomplete::Malformed,
-            directories::WalkError::TooLarge => Incomplete::Oversized,
+            directories::WalkError::TooLarge | directories::WalkError::TooDeep(_) => Incomplete::Oversized,
         })? {
             let directory = visit.directory.ok_or(Incomplete::Missing)?;
             for digest in directory.files {
@@ -200,6 +219,14 @@ impl BlobStore for CompleteActionResults {
 
     async fn read(&self, instance: &Instance, digest: &Digest, range: ByteRange) -> Result<Option<BlobRead>, StoreError> {
         self.inner.read(instance, digest, range).await
+    }
+
+    async fn read_zstd(&self, instance: &Instance, digest: &Digest, offset_bytes: u64) -> Result<Option<BlobRead>, StoreError> {
+        self.inner.read_zstd(instance, digest, offset_bytes).await
+    }
+
+    async fn read_batch_zstd(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<BatchBlob>, StoreError>> {
+        self.inner.read_batch_zstd(instance, digests).await
     }
 
     async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {

@@ -1,4 +1,4 @@
-//! zstd on the wire: blobs that are compressed on their way out and decompressed on their way in. What is stored does not change.
+//! zstd: blobs that are compressed on their way out, decompressed on their way in, or compressed before they are stored.
 //!
 //! Always true here: a blob is never decompressed to more than its size and one byte, whatever its frames claim, and a stream
 //! holds at most a window of 2^[`WINDOW_LOG_MAX`] bytes; streams work on [`STRIDE_BYTES`] of input or make one piece before other
@@ -9,12 +9,13 @@ use std::{cell::RefCell, io};
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream, stream::BoxStream};
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 use zstd::{
     bulk,
     stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer},
 };
 
-use super::{BlobUpload, StoreError, WriteOutcome};
+use super::{BatchBlob, BlobRead, BlobUpload, StoreError, WriteOutcome};
 
 /// Largest window that a stream may ask for, as a power of two: the 8 MiB that RFC 8878 asks every decoder to support, and what
 /// no level up to 19 exceeds. Its memory is only touched as far as the blob reaches.
@@ -27,6 +28,8 @@ const STRIDE_BYTES: usize = 64 << 10;
 const PIECE_BYTES: usize = 128 << 10;
 /// Compressed bytes that are gathered before they go to the client.
 const OUTPUT_BYTES: usize = 256 << 10;
+/// Blobs up to this size are compressed where they are: a fraction of a millisecond.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 /// Below this size a frame saves nothing worth the work.
 const WORTH_BYTES_MIN: usize = 256;
 
@@ -254,9 +257,86 @@ pub fn compress(
     Ok(pieces.boxed())
 }
 
+/// What was read of a blob, `len_bytes` together, as one frame, which is there even if it holds nothing.
+///
+/// # Errors
+/// [`StoreError::Internal`] where there is no memory for an encoder.
+pub fn compressed(read: BlobRead, len_bytes: u64) -> Result<BlobRead, StoreError> {
+    match read {
+        BlobRead::Whole(data) if data.len() <= AT_ONCE_BYTES_MAX => compress_whole(&data).map(BlobRead::Whole),
+        read => compress(read.into_stream(), len_bytes).map(BlobRead::Pieces),
+    }
+}
+
+/// Blobs of a batch, those that are plain compressed where that saves something.
+pub async fn compress_batch(found: Vec<Result<Option<BatchBlob>, StoreError>>) -> Vec<Result<Option<BatchBlob>, StoreError>> {
+    let smaller = |blob: BatchBlob| match blob {
+        BatchBlob::Plain(data) => compress_if_smaller(&data).map_or(BatchBlob::Plain(data), BatchBlob::Zstd),
+        blob => blob,
+    };
+    let blobs = found.len();
+    let work = move || found.into_iter().map(|blob| blob.map(|blob| blob.map(smaller))).collect();
+    match spawn_blocking(work).await {
+        Ok(blobs) => blobs,
+        Err(error) => vec![Err(StoreError::Internal(format!("compression ended: {error}"))); blobs],
+    }
+}
+
+/// How frames are made that are stored: with a checksum of what they stand for, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frames {
+    level: i32,
+}
+
+impl Frames {
+    /// Levels that there are. Above 19 a frame may need a larger window than every decoder supports.
+    pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+    /// Frames of that level, or the nearest that there is.
+    pub fn new(level: i32) -> Self {
+        Self { level: level.clamp(*Self::LEVELS.start(), *Self::LEVELS.end()) }
+    }
+
+    fn with<T>(self, work: impl FnOnce(&mut bulk::Compressor<'static>) -> io::Result<T>) -> io::Result<T> {
+        STORING.with_borrow_mut(|slot| {
+            let compressor = match slot {
+                Some((level, compressor)) if *level == self.level => compressor,
+                _ => {
+                    let mut compressor = bulk::Compressor::new(self.level)?;
+                    compressor.include_checksum(true)?;
+                    &mut slot.insert((self.level, compressor)).1
+                }
+            };
+            work(compressor)
+        })
+    }
+
+    /// A frame that stands for the data, if that saves a tenth or more.
+    pub fn if_worth(self, data: &[u8]) -> Option<Bytes> {
+        if data.len() < WORTH_BYTES_MIN {
+            return None;
+        }
+        let mut frame = Vec::with_capacity(data.len() - data.len().div_ceil(10));
+        // What does not fit is an error, and is stored as it is.
+        self.with(|compressor| compressor.compress_to_buffer(data, &mut frame)).ok()?;
+        // It may be kept in memory: without what it did not need.
+        frame.shrink_to_fit();
+        Some(frame.into())
+    }
+
+    /// A frame that stands for the data, however long it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Internal`] where there is no memory for it.
+    pub fn whole(self, data: &[u8]) -> Result<Bytes, StoreError> {
+        self.with(|compressor| compressor.compress(data)).map(Bytes::from).map_err(|error| internal(&error))
+    }
+}
+
 thread_local! {
     // Contexts are made once a thread: for small blobs, making one costs more than using it.
     static COMPRESSOR: RefCell<Option<bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static STORING: RefCell<Option<(i32, bulk::Compressor<'static>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 

@@ -1,7 +1,7 @@
 //! Walking a hierarchy of `Directory` blobs from its root.
 //!
 //! Always true here: each directory is visited once, in breadth-first order, which depends on the content alone; memory is
-//! bounded by the constants below; several directories are read together.
+//! bounded by the constants below, and the levels below the root by what the caller says; several directories are read together.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -16,6 +16,8 @@ use super::{BlobStore, Digest, Instance, StoreError};
 
 /// Directories that a walk visits at most.
 pub const DIRECTORIES_MAX: usize = 1 << 20;
+/// Levels below a root, where nothing else is set: more than a path on any system can name.
+pub const DEPTH_MAX: u32 = 2048;
 /// Size of one `Directory` message at most, in bytes.
 pub const DIRECTORY_BYTES_MAX: u64 = 16 << 20;
 /// Directories that are read together.
@@ -32,6 +34,8 @@ pub enum WalkError {
     Malformed(Digest),
     /// The hierarchy exceeds [`DIRECTORIES_MAX`] or [`DIRECTORY_BYTES_MAX`].
     TooLarge,
+    /// It has more levels than that.
+    TooDeep(u32),
 }
 
 /// A directory that was asked for.
@@ -57,16 +61,18 @@ pub struct Visited {
 pub struct DirectoryWalk {
     store: Arc<dyn BlobStore>,
     instance: Instance,
+    depth_max: u32,
     seen: HashSet<Digest>,
-    queue: VecDeque<Digest>,
-    read: VecDeque<(Digest, Option<Bytes>)>,
+    /// With the level of each; the root's is 0.
+    queue: VecDeque<(Digest, u32)>,
+    read: VecDeque<(Digest, u32, Option<Bytes>)>,
 }
 
 impl DirectoryWalk {
-    /// A walk that starts at `root`.
-    pub fn new(store: Arc<dyn BlobStore>, instance: Instance, root: Digest) -> Self {
-        let (seen, queue) = (HashSet::from([root]), VecDeque::from([root]));
-        Self { store, instance, seen, queue, read: VecDeque::new() }
+    /// A walk that starts at `root` and goes down that many levels at most.
+    pub fn new(store: Arc<dyn BlobStore>, instance: Instance, root: Digest, depth_max: u32) -> Self {
+        let (seen, queue) = (HashSet::from([root]), VecDeque::from([(root, 0)]));
+        Self { store, instance, depth_max, seen, queue, read: VecDeque::new() }
     }
 
     /// Whether every directory was visited.
@@ -87,13 +93,13 @@ impl DirectoryWalk {
         if self.read.is_empty() && !self.queue.is_empty() {
             self.fill().await?;
         }
-        let Some((digest, bytes)) = self.read.pop_front() else {
+        let Some((digest, level, bytes)) = self.read.pop_front() else {
             return Ok(None);
         };
         let Some(bytes) = bytes else {
             return Ok(Some(Visit { digest, directory: None }));
         };
-        let files = self.descend(digest, &bytes)?;
+        let files = self.descend(digest, level, &bytes)?;
         Ok(Some(Visit { digest, directory: Some(Visited { bytes, files }) }))
     }
 
@@ -101,7 +107,7 @@ impl DirectoryWalk {
     async fn fill(&mut self) -> Result<(), WalkError> {
         let mut bytes = 0;
         let mut group = Vec::new();
-        for digest in self.queue.iter().take(READ_DIRECTORIES_MAX) {
+        for (digest, _) in self.queue.iter().take(READ_DIRECTORIES_MAX) {
             if digest.size_bytes > DIRECTORY_BYTES_MAX {
                 return Err(WalkError::TooLarge);
             }
@@ -112,20 +118,19 @@ impl DirectoryWalk {
             group.push(*digest);
         }
         let found = self.store.read_batch(&self.instance, &group).await;
-        for (digest, result) in group.iter().zip(found) {
+        for ((digest, level), result) in self.queue.drain(..group.len()).zip(found) {
             let bytes = match result {
                 Ok(bytes) => bytes,
                 Err(StoreError::Lost { .. }) => None,
                 Err(error) => return Err(WalkError::Store(error)),
             };
-            self.read.push_back((*digest, bytes));
+            self.read.push_back((digest, level, bytes));
         }
-        self.queue.drain(..group.len());
         Ok(())
     }
 
     /// Queues the children that were not seen, and tells the files.
-    fn descend(&mut self, digest: Digest, bytes: &Bytes) -> Result<Vec<Digest>, WalkError> {
+    fn descend(&mut self, digest: Digest, level: u32, bytes: &Bytes) -> Result<Vec<Digest>, WalkError> {
         let malformed = || WalkError::Malformed(digest);
         let directory = reapi::Directory::decode(bytes.clone()).map_err(|_| WalkError::Malformed(digest))?;
         let parse = |child: Option<reapi::Digest>| {
@@ -134,7 +139,10 @@ impl DirectoryWalk {
         for child in directory.directories {
             let child = parse(child.digest)?;
             if self.seen.insert(child) {
-                self.queue.push_back(child);
+                if level >= self.depth_max {
+                    return Err(WalkError::TooDeep(self.depth_max));
+                }
+                self.queue.push_back((child, level + 1));
             }
         }
         if self.seen.len() > DIRECTORIES_MAX {

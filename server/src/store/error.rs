@@ -87,6 +87,7 @@ impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Lost { offset_bytes } => Self::Lost { offset_bytes },
+            ReadError::Encoded => Self::Internal(error.to_string()),
             ReadError::OutOfRange { offset_bytes, size_bytes } => Self::OutOfRange { offset_bytes, size_bytes },
         }
     }

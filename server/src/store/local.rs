@@ -1,7 +1,7 @@
 //! The engine of this machine as a store.
 //!
 //! Always true here: what goes to the engine under a content key has been hashed and has that digest; the empty blob never
-//! goes there; what comes back passed the engine's checksums.
+//! goes there; what comes back passed the engine's checksums. Whether a blob is stored compressed shows nowhere but in what it takes.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Engine, Key, Object};
+use blockstore_engine::{Begin, Codec, Engine, Key, Object};
 use blockstore_names::{
     keys::{action_key, blob_key, entry_key},
     value::{ACTION_PREFIX_BYTES, SIZE_UNKNOWN, action_bytes, action_result, action_value},
@@ -21,13 +21,20 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::{
-    ActionKey, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Hasher, Instance,
-    OpenBlob, ResultRule, StoreError, WriteOutcome, hashing::TURN_BYTES,
+    ActionKey, BatchBlob, BeginWrite, BlobRead, BlobStore, ByteRange, Capabilities, ChunkList, Chunking, Digest, DigestFunction, Hasher,
+    Instance, OpenBlob, ResultRule, StoreError, WriteOutcome,
+    compression::{self, Frames, compress_batch},
+    hashing::TURN_BYTES,
 };
 
+mod at_rest;
+mod content;
 mod lists;
 mod upload;
 
+pub use at_rest::Counters as AtRestCounters;
+use at_rest::{AtRest, Compressed};
+use content::collect;
 use lists::Lists;
 use upload::{LargeUpload, RefusedUpload, SmallUpload, Target};
 
@@ -56,9 +63,10 @@ impl Default for Sharing {
 #[derive(Clone)]
 pub struct LocalStore {
     engine: Engine,
-    capabilities: Capabilities,
+    capabilities: Arc<Capabilities>,
     sharing: Sharing,
     last_match: LastMatch,
+    at_rest: AtRest,
     lists: Lists,
 }
 
@@ -88,7 +96,14 @@ impl LocalStore {
             entry_bytes_max: engine.named_bytes_max(),
             chunked_blobs: false,
         };
-        Self { lists: Lists::new(engine.clone()), engine, capabilities, sharing: Sharing::default(), last_match: LastMatch::default() }
+        Self {
+            lists: Lists::new(engine.clone()),
+            engine,
+            capabilities: Arc::new(capabilities),
+            sharing: Sharing::default(),
+            last_match: LastMatch::default(),
+            at_rest: AtRest::default(),
+        }
     }
 
     /// The same store with instances that have this in common. What was stored under another setting is still there, where the keys are
@@ -114,6 +129,18 @@ impl LocalStore {
         }
     }
 
+    /// The same store, which from now on compresses blobs before it stores them; its engine was opened for that. What is stored already
+    /// is read whatever it is.
+    pub fn compressing(mut self, frames: Frames) -> Self {
+        self.at_rest.frames = Some(frames);
+        self
+    }
+
+    /// What was stored compressed.
+    pub fn at_rest_counters(&self) -> &AtRestCounters {
+        &self.at_rest.counters
+    }
+
     fn check_function(&self, digest: &Digest) -> Result<(), StoreError> {
         if self.offers(digest) {
             return Ok(());
@@ -134,6 +161,82 @@ impl LocalStore {
 
     async fn get(&self, instance: &Instance, digest: &Digest) -> Option<Object> {
         self.engine.get(&self.blob_key(instance, digest), Some(digest.size_bytes)).await
+    }
+
+    /// Stores blobs that are what their keys say, compressed where that is wanted and worth it.
+    async fn put_batch(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>> {
+        if self.at_rest.frames.is_none() {
+            let outcomes = self.engine.put_batch(blobs).await;
+            return outcomes.into_iter().map(|outcome| outcome.map(WriteOutcome::from).map_err(StoreError::from)).collect();
+        }
+        // What is there already need not be compressed; what does not fit into a record is compressed part by part.
+        let keys: Vec<_> = blobs.iter().map(|(key, data)| (*key, Some(data.len() as u64))).collect();
+        let present = self.engine.lookup(&keys).await;
+        let record_bytes_max = self.engine.record_bytes_max();
+        let mut results: Vec<_> = present.iter().map(|_| Ok(WriteOutcome::AlreadyPresent)).collect();
+        let (mut places, mut whole) = (Vec::new(), Vec::new());
+        for (place, ((key, data), present)) in blobs.into_iter().zip(present).enumerate() {
+            if present {
+                continue;
+            }
+            if data.len() as u64 > record_bytes_max {
+                if let Some(result) = results.get_mut(place) {
+                    *result = self.put_large(key, data).await;
+                }
+            } else {
+                places.push((place, data.len() as u64));
+                whole.push((key, data));
+            }
+        }
+        let values = match self.at_rest.values(whole).await {
+            Ok(values) => values,
+            Err(error) => {
+                places.iter().filter_map(|(place, _)| results.get_mut(*place).map(|result| *result = Err(error.clone()))).for_each(drop);
+                return results;
+            }
+        };
+        let stored_bytes: Vec<_> = values.iter().map(|(_, value)| value.stored_bytes()).collect();
+        let outcomes = self.engine.put_values(values).await;
+        for (((place, blob_bytes), stored_bytes), outcome) in places.into_iter().zip(stored_bytes).zip(outcomes) {
+            if let Ok(outcome) = &outcome {
+                self.at_rest.note(blob_bytes, stored_bytes, (*outcome).into());
+            }
+            if let Some(result) = results.get_mut(place) {
+                *result = outcome.map(WriteOutcome::from).map_err(StoreError::from);
+            }
+        }
+        results
+    }
+
+    /// Stores a blob that is larger than a record.
+    async fn put_large(&self, key: Key, data: Bytes) -> Result<WriteOutcome, StoreError> {
+        match self.engine.begin_upload(key, data.len() as u64).await? {
+            Begin::AlreadyPresent => Ok(WriteOutcome::AlreadyPresent),
+            Begin::Upload(upload) => {
+                let mut upload = Compressed::new(*upload, self.at_rest.clone());
+                upload.write(&data).await?;
+                upload.complete().await?.finish().await
+            }
+        }
+    }
+
+    /// A whole blob as it is stored.
+    async fn read_whole_zstd(&self, instance: &Instance, digest: &Digest) -> Result<Option<BatchBlob>, StoreError> {
+        if is_empty_blob(digest) {
+            return Ok(Some(BatchBlob::Plain(Bytes::new())));
+        }
+        let Some(object) = self.get(instance, digest).await else {
+            return Ok(None);
+        };
+        if object.codec() == Codec::Plain {
+            return collect(object).await.map(|data| Some(BatchBlob::Plain(data)));
+        }
+        let len_bytes = usize::try_from(object.size_bytes()).unwrap_or(usize::MAX);
+        match content::frames(object, 0).await? {
+            // Frames may be a little longer than the blob where a part did not shrink.
+            Some(frames) => frames.collect(len_bytes.saturating_mul(2)).await.map(|frames| Some(BatchBlob::Zstd(frames))),
+            None => Ok(None),
+        }
     }
 
     async fn read_whole(&self, instance: &Instance, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
@@ -157,24 +260,6 @@ fn is_empty_blob(digest: &Digest) -> bool {
     digest.size_bytes == 0 && Hasher::digest(digest.function, b"") == *digest
 }
 
-fn pieces(object: Object, range: ByteRange) -> Result<BlobRead, StoreError> {
-    let reader = object.reader(range.offset_bytes, range.limit_bytes)?;
-    let pieces = stream::unfold(reader, |mut reader| async {
-        let piece = reader.next().await?;
-        Some((piece.map(|p| p.into_bytes()).map_err(StoreError::from), reader))
-    });
-    Ok(BlobRead::Pieces(pieces.boxed()))
-}
-
-async fn collect(object: Object) -> Result<Bytes, StoreError> {
-    if let Some(whole) = object.whole() {
-        return Ok(whole.into_bytes());
-    }
-    let len_bytes =
-        usize::try_from(object.size_bytes()).map_err(|_| StoreError::Internal("object is larger than the address space".into()))?;
-    pieces(object, ByteRange::ALL)?.collect(len_bytes).await
-}
-
 #[async_trait]
 impl BlobStore for LocalStore {
     fn capabilities(&self) -> &Capabilities {
@@ -195,26 +280,21 @@ impl BlobStore for LocalStore {
             range.len_bytes(0)?;
             return Ok(Some(BlobRead::Whole(Bytes::new())));
         }
-        let Some(object) = self.get(instance, digest).await else {
-            return Ok(None);
-        };
-        let len_bytes = range.len_bytes(object.size_bytes())?;
-        if len_bytes == 0 {
-            return Ok(Some(BlobRead::Whole(Bytes::new())));
+        match self.get(instance, digest).await {
+            Some(object) => content::read(object, range).await,
+            None => Ok(None),
         }
-        let Some(whole) = object.whole() else {
-            return pieces(object, range).map(Some);
-        };
-        let whole = whole.into_bytes();
-        // The range was checked against the same size.
-        let part = usize::try_from(range.offset_bytes)
-            .ok()
-            .zip(usize::try_from(len_bytes).ok())
-            .and_then(|(start, len)| Some((start, start.checked_add(len)?)))
-            .filter(|(_, end)| *end <= whole.len())
-            .map(|(start, end)| whole.slice(start..end))
-            .ok_or_else(|| StoreError::Internal("object is shorter than its size".into()))?;
-        Ok(Some(BlobRead::Whole(part)))
+    }
+
+    async fn read_zstd(&self, instance: &Instance, digest: &Digest, offset_bytes: u64) -> Result<Option<BlobRead>, StoreError> {
+        if is_empty_blob(digest) {
+            ByteRange { offset_bytes, limit_bytes: None }.len_bytes(0)?;
+            return compression::compress_whole(b"").map(|frame| Some(BlobRead::Whole(frame)));
+        }
+        match self.get(instance, digest).await {
+            Some(object) => content::frames(object, offset_bytes).await,
+            None => Ok(None),
+        }
     }
 
     async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
@@ -226,11 +306,7 @@ impl BlobStore for LocalStore {
             return Ok(None);
         };
         let digest = digest.with_size(object.size_bytes());
-        let read = match object.whole() {
-            Some(whole) => BlobRead::Whole(whole.into_bytes()),
-            None => pieces(object, ByteRange::ALL)?,
-        };
-        Ok(Some(OpenBlob { digest, read }))
+        Ok(content::read(object, ByteRange::ALL).await?.map(|read| OpenBlob { digest, read }))
     }
 
     async fn write_any(&self, instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {
@@ -262,7 +338,7 @@ impl BlobStore for LocalStore {
         }
         self.last_match.sort(&mut offered);
         let named = offered.into_iter().map(|digest| (digest, self.blob_key(instance, &digest))).collect();
-        let target = Target { engine: self.engine.clone(), named, last_match: self.last_match.clone() };
+        let target = Target { store: self.clone(), named };
         if small {
             return Ok(BeginWrite::Upload(Box::new(SmallUpload::new(target))));
         }
@@ -278,6 +354,15 @@ impl BlobStore for LocalStore {
             .buffered(READ_BATCH_CONCURRENCY)
             .collect()
             .await
+    }
+
+    async fn read_batch_zstd(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<BatchBlob>, StoreError>> {
+        let found: Vec<_> = stream::iter(digests.to_vec())
+            .map(|digest| async move { self.read_whole_zstd(instance, &digest).await })
+            .buffered(READ_BATCH_CONCURRENCY)
+            .collect()
+            .await;
+        compress_batch(found).await
     }
 
     async fn write_batch(&self, instance: &Instance, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<WriteOutcome, StoreError>> {
@@ -301,10 +386,10 @@ impl BlobStore for LocalStore {
         if items.is_empty() {
             return results;
         }
-        let outcomes = self.engine.put_batch(items).await;
+        let outcomes = self.put_batch(items).await;
         for (place, outcome) in places.into_iter().zip(outcomes) {
             if let Some(result) = results.get_mut(place) {
-                *result = outcome.map(WriteOutcome::from).map_err(StoreError::from);
+                *result = outcome;
             }
         }
         results

@@ -3,7 +3,7 @@
 use blockstore_proto::reapi::{ActionResult, Digest, OutputFile};
 use blockstore_server::store::{DigestFunction, Hasher};
 use blockstore_tests::{
-    blob::Blob,
+    blob::{Blob, digest_of},
     client::{Client, action_digest},
 };
 use prost::Message;
@@ -24,6 +24,24 @@ fn opaque() -> [Vec<u8>; 3] {
     let absolute = OutputFile { path: "/etc/x".into(), digest: Some(action_digest(0)), ..OutputFile::default() };
     let unusable = ActionResult { output_files: vec![absolute], ..ActionResult::default() };
     [b"cCrS\x01 whatever a compiler cache writes".to_vec(), vec![0xff; 100], unusable.encode_to_vec()]
+}
+
+#[tokio::test]
+async fn who_may_not_store_results_stores_no_entries_either() {
+    let server = Server::with("--ac-updates off --ac-updates ci=on");
+    let hash = "a".repeat(64);
+    for (instance, permitted) in [("", false), ("/ci", true), ("/ci/x", true), ("/other", false)] {
+        let (action, entry) = (format!("{instance}/ac/{hash}"), format!("{instance}/kv/name"));
+        let (stored, removed, found) = if permitted { (200, 204, 200) } else { (403, 403, 404) };
+        for path in [&action, &entry] {
+            assert_eq!(server.http.put(path, "opaque").await, stored, "{path}");
+            assert_eq!(server.http.get(path).await.status, found, "{path}");
+        }
+        let answer = server.http.send("DELETE", &entry, &[], whole("")).await;
+        assert_eq!(answer.status, removed, "{entry}");
+        // Blobs are everybody's.
+        assert_eq!(server.http.put(&format!("{instance}/cas/{}", digest_of(b"blob").hash), "blob").await, 200);
+    }
 }
 
 #[tokio::test]

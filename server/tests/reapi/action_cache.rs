@@ -1,8 +1,9 @@
 //! Action results: as they came, complete or missing.
 
 use blockstore_proto::reapi;
-use blockstore_server::front::reapi::Options;
+use blockstore_server::{front::reapi::Options, instances::InstanceRules};
 use prost::Message;
+use std::sync::Arc;
 use tonic::{Code, Status};
 
 use crate::server::{Server, data, digest};
@@ -227,9 +228,26 @@ async fn bad_updates_are_refused() {
 
 #[tokio::test]
 async fn updates_may_be_off_or_need_their_action() {
-    let server = Server::with(Options { action_updates: false, ..Options::default() }).await;
-    let status = update(&server, &digest(b"a"), reapi::ActionResult::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied);
+    let mut instances = InstanceRules::default();
+    instances.updates.set(None, false);
+    instances.updates.set(Some("ci"), true);
+    instances.updates.set(Some("ci/guests"), false);
+    let server = Server::with(Options { instances: Arc::new(instances), ..Options::default() }).await;
+    for (instance, permitted) in
+        [("", false), ("other", false), ("ci", true), ("ci/linux", true), ("ci/guests", false), ("ci/guests/x", false)]
+    {
+        let request = reapi::UpdateActionResultRequest {
+            instance_name: instance.into(),
+            action_digest: Some(digest(b"a")),
+            action_result: Some(reapi::ActionResult::default()),
+            ..Default::default()
+        };
+        let code = server.actions().update_action_result(request).await.err().map(|status| status.code());
+        assert_eq!(code, (!permitted).then_some(Code::PermissionDenied), "{instance}");
+        let request = reapi::GetCapabilitiesRequest { instance_name: instance.into() };
+        let cache = server.capabilities().get_capabilities(request).await.unwrap().into_inner().cache_capabilities.unwrap();
+        assert_eq!(cache.action_cache_update_capabilities.unwrap().update_enabled, permitted, "{instance}");
+    }
 
     let server = Server::with(Options { actions_must_exist: true, ..Options::default() }).await;
     let action = digest(b"an action");

@@ -1,12 +1,17 @@
 //! Digest functions: each of them everywhere, and those with hashes of one length apart.
 
 use blockstore_proto::reapi;
-use blockstore_server::store::{Digest, DigestFunction, Hasher};
+use blockstore_server::{
+    front::reapi::Options,
+    instances::InstanceRules,
+    store::{Digest, DigestFunction, Hasher},
+};
+use std::sync::Arc;
 use tonic::Code;
 
 use crate::{
     byte_stream::{messages, read, status, write},
-    server::{Server, data, digest, wire},
+    server::{Server, data, digest, update, wire},
 };
 
 /// `function/hash/size`, without the function where the specification has it left out.
@@ -162,4 +167,69 @@ async fn find_missing_answers_duplicates_as_often_as_they_were_asked() {
     let expected: Vec<_> = asked.into_iter().filter(|digest| *digest != stored).collect();
     assert_eq!(missing.len(), 20_000);
     assert!(missing == expected);
+}
+
+/// Buck2 with BLAKE3 may not say so, and speaks to an instance of its own.
+#[tokio::test]
+async fn an_instance_may_have_a_function_for_hashes_whose_length_leaves_that_open() {
+    let mut instances = InstanceRules::default();
+    instances.default_functions.add(Some("buck"), DigestFunction::Blake3);
+    instances.default_functions.add(Some("buck/old"), DigestFunction::Sha256);
+    instances.default_functions.add(None, DigestFunction::GitSha1);
+    let server = Server::with(Options { instances: Arc::new(instances), ..Options::default() }).await;
+    for (at, (instance, function)) in (0..).zip([
+        ("buck", DigestFunction::Blake3),
+        ("buck/new", DigestFunction::Blake3),
+        ("buck/old", DigestFunction::Sha256),
+        ("", DigestFunction::Sha256),
+        ("buck", DigestFunction::GitSha1),
+        ("x", DigestFunction::GitSha1),
+        ("buck", DigestFunction::Sha384),
+    ]) {
+        let [batched, streamed] = [1, 2].map(|n| data(100 * at + n, 5000));
+        let [first, second] = [&batched, &streamed].map(|content| Hasher::digest(function, content));
+        let request = reapi::BatchUpdateBlobsRequest {
+            instance_name: instance.into(),
+            requests: vec![update(wire(&first), &batched)],
+            ..Default::default()
+        };
+        let response = server.cas().batch_update_blobs(request).await.unwrap().into_inner();
+        assert_eq!(response.responses[0].status.as_ref().unwrap().code, 0, "{instance} {function}");
+        let slash = if instance.is_empty() { "" } else { "/" };
+        let blob = format!("blobs/{}/{}", second.hash_hex(), second.size_bytes);
+        let name = format!("{instance}{slash}uploads/u/{blob}");
+        write(&server, messages(&name, &streamed, 0, 5000, 1000, true)).await.unwrap();
+        assert_eq!(status(&server, &name).await, (5000, true));
+        assert!(read(&server, &format!("{instance}{slash}{blob}"), 0, 0).await.unwrap() == streamed);
+        for digest in [&first, &second] {
+            assert!(!is_missing(&server, digest, number(function)).await, "{instance} {function}");
+            let request =
+                reapi::FindMissingBlobsRequest { instance_name: instance.into(), blob_digests: vec![wire(digest)], digest_function: 0 };
+            assert_eq!(server.cas().find_missing_blobs(request).await.unwrap().into_inner().missing_blob_digests, []);
+        }
+        let request = reapi::BatchReadBlobsRequest { instance_name: instance.into(), digests: vec![wire(&first)], ..Default::default() };
+        assert_eq!(server.cas().batch_read_blobs(request).await.unwrap().into_inner().responses[0].data, batched);
+        // An action's function is part of its key, and a tree's that of all below it.
+        let result = reapi::ActionResult { stdout_digest: Some(wire(&second)), ..Default::default() };
+        let request = reapi::UpdateActionResultRequest {
+            instance_name: instance.into(),
+            action_digest: Some(wire(&first)),
+            action_result: Some(result.clone()),
+            ..Default::default()
+        };
+        server.actions().update_action_result(request).await.unwrap();
+        for digest_function in [0, number(function)] {
+            let request = reapi::GetActionResultRequest {
+                instance_name: instance.into(),
+                action_digest: Some(wire(&first)),
+                digest_function,
+                ..Default::default()
+            };
+            assert_eq!(server.actions().get_action_result(request).await.unwrap().into_inner(), result, "{instance} {function}");
+        }
+        let root = reapi::Directory { node_properties: None, ..Default::default() };
+        let root = wire(&Hasher::digest(function, &prost::Message::encode_to_vec(&root)));
+        let request = reapi::GetTreeRequest { instance_name: instance.into(), root_digest: Some(root), ..Default::default() };
+        assert!(server.cas().get_tree(request).await.unwrap().into_inner().message().await.unwrap().is_some());
+    }
 }

@@ -15,7 +15,10 @@ use blockstore_proto::{
 };
 use blockstore_server::{
     front::reapi::{Options, Services, http2},
-    store::{BlobStore, Digest, DigestFunction, Hasher, chunked::ChunkedBlobs, completeness::CompleteActionResults, local::LocalStore},
+    store::{
+        BlobStore, Digest, DigestFunction, Hasher, chunked::ChunkedBlobs, completeness::CompleteActionResults, compression::Frames,
+        local::LocalStore,
+    },
 };
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -29,7 +32,13 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) services: Services,
     pub(crate) channel: Channel,
+    pub(crate) engine: Engine,
     _folder: TempDir,
+}
+
+/// How blobs are stored unless a test says so itself: all of these tests hold either way.
+fn frames_by_environment() -> Option<Frames> {
+    std::env::var("BLOCKSTORE_TEST_STORAGE_COMPRESSION").is_ok_and(|text| text == "zstd").then(|| Frames::new(1))
 }
 
 impl Server {
@@ -38,21 +47,40 @@ impl Server {
     }
 
     pub(crate) async fn with(options: Options) -> Self {
+        Self::over(DEVICE_BYTES, options, frames_by_environment(), |store| store).await
+    }
+
+    /// A server that stores blobs compressed.
+    pub(crate) async fn compressing() -> Self {
+        Self::over(DEVICE_BYTES, Options::default(), Some(Frames::new(1)), |store| store).await
+    }
+
+    /// A server on a device of that size, whose store is in some other one.
+    pub(crate) async fn over(
+        device_bytes: u64,
+        options: Options,
+        frames: Option<Frames>,
+        wrap: impl FnOnce(Arc<dyn BlobStore>) -> Arc<dyn BlobStore>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let device = create_file(&folder.path().join("store"), DEVICE_BYTES, DeviceOptions::default()).unwrap();
+        let device = create_file(&folder.path().join("store"), device_bytes, DeviceOptions::default()).unwrap();
         Engine::format(device.clone(), &FormatOptions::default()).await.unwrap();
-        let (engine, _) = Engine::open(device, OpenOptions::default()).await.unwrap();
-        let local = Arc::new(LocalStore::new(engine, DigestFunction::ALL.to_vec()));
-        let store: Arc<dyn BlobStore> = Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(local))));
+        let open = OpenOptions { encode: frames.is_some(), ..OpenOptions::default() };
+        let (engine, _) = Engine::open(device, open).await.unwrap();
+        let mut local = LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec());
+        if let Some(frames) = frames {
+            local = local.compressing(frames);
+        }
+        let store = wrap(Arc::new(CompleteActionResults::new(Arc::new(ChunkedBlobs::new(Arc::new(local))))));
 
         let services = Services::new(store, options).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut server = http2::configure(tonic::transport::Server::builder());
+        let mut server = http2::configure(tonic::transport::Server::builder(), http2::STREAMS_MAX);
         let serving = server.add_routes(services.router().into()).serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(serving);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { address, services, channel, _folder: folder }
+        Self { address, services, channel, engine, _folder: folder }
     }
 
     pub(crate) fn cas(&self) -> ContentAddressableStorageClient<Channel> {

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use crate::server::{Server, digest};
 
-fn directory(seed: u32, below: &[&reapi::Digest]) -> Vec<u8> {
+pub(crate) fn directory(seed: u32, below: &[&reapi::Digest]) -> Vec<u8> {
     let node = |(n, digest): (usize, &&reapi::Digest)| reapi::DirectoryNode { name: n.to_string(), digest: Some((*digest).clone()) };
     let files = vec![reapi::FileNode { name: format!("f{seed}"), digest: Some(digest(b"file")), ..Default::default() }];
     let directories = below.iter().enumerate().map(node).collect();
@@ -14,7 +14,7 @@ fn directory(seed: u32, below: &[&reapi::Digest]) -> Vec<u8> {
 }
 
 /// A root over `width` directories, of which each is over the same leaf and over a missing one.
-async fn hierarchy(server: &Server, width: u32) -> (reapi::Digest, usize) {
+pub(crate) async fn hierarchy(server: &Server, width: u32) -> (reapi::Digest, usize) {
     let leaf = directory(0, &[]);
     let missing = digest(b"missing directory");
     let middle: Vec<_> = (1..=width).map(|n| directory(n, &[&digest(&leaf), &missing])).collect();

@@ -19,29 +19,29 @@ use crate::{
 
 const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
-fn zstd_read_name(digest: &reapi::Digest) -> String {
+pub(crate) fn zstd_read_name(digest: &reapi::Digest) -> String {
     format!("compressed-blobs/zstd/{}/{}", digest.hash, digest.size_bytes)
 }
 
-fn zstd_write_name(uuid: &str, digest: &reapi::Digest) -> String {
+pub(crate) fn zstd_write_name(uuid: &str, digest: &reapi::Digest) -> String {
     format!("uploads/{uuid}/{}", zstd_read_name(digest))
 }
 
 /// Bytes that compress to about a third, unlike those of [`data`].
-fn text(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
     (seed * 1_000_000..).flat_map(|n| format!("{n} is a line of a log, {}\n", n * n % 1009).into_bytes()).take(len).collect()
 }
 
-fn zstd(data: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
     bulk::compress(data, 3).unwrap()
 }
 
-fn unzstd(frame: &[u8], len: usize) -> Vec<u8> {
+pub(crate) fn unzstd(frame: &[u8], len: usize) -> Vec<u8> {
     bulk::decompress(frame, len).unwrap()
 }
 
 /// All of a compressed upload in messages of that size.
-fn all(name: &str, frame: &[u8], message_bytes: usize) -> Vec<WriteRequest> {
+pub(crate) fn all(name: &str, frame: &[u8], message_bytes: usize) -> Vec<WriteRequest> {
     messages(name, frame, 0, frame.len(), message_bytes, true)
 }
 
@@ -287,11 +287,11 @@ async fn concurrent_uploads_of_one_blob_in_both_forms_all_succeed() {
     }
 }
 
-fn compressed(content: &[u8], frame: Vec<u8>, compressor: i32) -> reapi::batch_update_blobs_request::Request {
+pub(crate) fn compressed(content: &[u8], frame: Vec<u8>, compressor: i32) -> reapi::batch_update_blobs_request::Request {
     reapi::batch_update_blobs_request::Request { compressor, data: frame.into(), ..update(digest(content), b"") }
 }
 
-async fn put(server: &Server, requests: Vec<reapi::batch_update_blobs_request::Request>) -> Vec<i32> {
+pub(crate) async fn put(server: &Server, requests: Vec<reapi::batch_update_blobs_request::Request>) -> Vec<i32> {
     let request = reapi::BatchUpdateBlobsRequest { requests, ..Default::default() };
     let response = server.cas().batch_update_blobs(request).await.unwrap().into_inner();
     response.responses.into_iter().map(|r| r.status.unwrap().code).collect()

@@ -20,7 +20,9 @@ const VARY: &str = "accept";
 
 pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Answer {
     let digests = hash.digests(0, &cache.store.capabilities().digest_functions);
-    let configured = digests.iter().find(|digest| digest.function == cache.options.action_function);
+    let options = &cache.options;
+    let function = options.action_function.or_else(|| options.instances.default_function(instance, hash.hex().len()));
+    let configured = digests.iter().find(|digest| Some(digest.function) == function);
     let Some(&digest) = configured.or(digests.first()) else {
         return refused(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"), call.incoming, call.version).await;
     };
@@ -58,6 +60,9 @@ fn not_acceptable(why: &str) -> Answer {
 
 async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call) -> Answer {
     let (version, mut incoming) = (call.version, call.incoming);
+    if let Some(answer) = not_permitted(cache, instance) {
+        return refused(answer, incoming, version).await;
+    }
     let limit_bytes = cache.store.capabilities().action_result_bytes_max;
     let sent = match encoding::gather(cache, &call.asked.headers, &mut incoming, limit_bytes).await {
         Ok(sent) => sent,
@@ -78,4 +83,10 @@ async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call)
         Ok(()) => empty(StatusCode::OK),
         Err(error) => store_error(&error),
     }
+}
+
+/// The refusal of what only those may do who may store action results.
+pub(super) fn not_permitted(cache: &Cache, instance: &Instance) -> Option<Answer> {
+    let permitted = *cache.options.instances.updates.get(instance);
+    (!permitted).then(|| text(StatusCode::FORBIDDEN, "this instance takes no action results and no entries"))
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::{
     Asked, Cache, Call,
-    answer::{Answer, empty, missing, refused, store_error, text},
+    answer::{Answer, empty, missing, refused, store_error, text, text_later},
     download,
     encoding::{Coding, CodingError, decompress_error},
     memory::SMALL_BYTES_MAX,
@@ -76,6 +76,9 @@ async fn put_body(
         }
     };
     let digests = hash.digests(size_bytes, &capabilities.digest_functions);
+    let Some(_turn) = cache.uploads.begin() else {
+        return Err(text_later(StatusCode::SERVICE_UNAVAILABLE, "too many uploads at the same time"));
+    };
     if digests.is_empty() {
         return Err(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"));
     }

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{
     Cache, Call,
+    action::not_permitted,
     answer::{Answer, empty, missing, refused, store_error, text},
     download::{self, Kind},
     encoding,
@@ -20,6 +21,11 @@ const MODIFIED: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 
 pub(super) async fn call(cache: &Cache, instance: &Instance, name: &[u8], path: &str, call: Call) -> Answer {
     let folder = name.is_empty() || name.ends_with(b"/");
+    if matches!(call.asked.method.as_str(), "PUT" | "DELETE")
+        && let Some(answer) = not_permitted(cache, instance)
+    {
+        return refused(answer, call.incoming, call.version).await;
+    }
     match call.asked.method.as_str() {
         "MKCOL" => refused(empty(StatusCode::CREATED), call.incoming, call.version).await,
         "PROPFIND" if folder => refused(described(path, None), call.incoming, call.version).await,

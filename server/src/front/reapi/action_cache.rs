@@ -41,7 +41,7 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let received = call.messages.only().await?;
     let request: reapi::GetActionResultRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    let digest = action_digest(&shared, &instance, request.action_digest.as_ref(), request.digest_function)?;
     call.about(Resource::Digest(digest));
     let result = shared
         .store
@@ -61,12 +61,12 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
 
 pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
-    if !shared.options.action_updates {
-        return Err(Status::permission_denied("this server does not accept action results"));
-    }
     let request: UpdateRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let digest = action_digest(&shared, request.action_digest.as_ref(), request.digest_function)?;
+    if !shared.options.instances.updates.get(&instance) {
+        return Err(Status::permission_denied("this instance does not accept action results"));
+    }
+    let digest = action_digest(&shared, &instance, request.action_digest.as_ref(), request.digest_function)?;
     call.about(Resource::Digest(digest));
     let encoded = request.action_result.ok_or_else(|| bad_field("action_result", "is required".into()))?;
     let size_bytes = encoded.len() as u64;
@@ -89,9 +89,8 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     Ok(Answer::one(Outgoing::encoded(encoded)))
 }
 
-fn action_digest(shared: &Shared, digest: Option<&reapi::Digest>, number: i32) -> Result<Digest, Status> {
-    let offered = &shared.store.capabilities().digest_functions;
-    request::sole_digest("action_digest", digest, number, offered)
+fn action_digest(shared: &Shared, instance: &Instance, digest: Option<&reapi::Digest>, number: i32) -> Result<Digest, Status> {
+    request::sole_digest("action_digest", digest, number, &shared.functions(instance))
 }
 
 /// Something that can be put inline.

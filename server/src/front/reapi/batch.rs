@@ -16,7 +16,7 @@ use blockstore_proto::{
 use tonic::{Code, Status};
 
 use super::{
-    ANSWER_BYTES_MAX, LARGE_MESSAGE_BYTES_MAX, Shared,
+    ANSWER_BYTES_MAX, Shared,
     grpc::{Answer, Call, Outgoing, decode},
     request,
     resource::by_length,
@@ -26,8 +26,8 @@ use crate::{
     log::access::Resource,
     metrics::labels::BlobOutcome,
     store::{
-        Digest, DigestFunction, StoreError,
-        compression::{DecompressError, compress_if_smaller, decompress_whole},
+        BatchBlob, Digest, DigestFunction, StoreError,
+        compression::{DecompressError, decompress_whole},
     },
 };
 
@@ -35,8 +35,6 @@ use crate::{
 const ENTRY_BYTES: u64 = 512;
 /// Blobs in one batch, so that their entries fit into an answer.
 const BATCH_BLOBS_MAX: u64 = ANSWER_BYTES_MAX / ENTRY_BYTES;
-/// Bytes that the compressed blobs of one batch may decompress to: as many as could come uncompressed.
-const DECOMPRESSED_BYTES_MAX: usize = LARGE_MESSAGE_BYTES_MAX;
 
 pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
@@ -45,11 +43,11 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     check_count("requests", request.requests.len())?;
     call.about(Resource::Blobs(request.requests.len()));
     let digests = request.requests.iter().filter_map(|r| r.digest.as_ref());
-    let function = function(request.digest_function, digests, &shared)?;
+    let function = function(request.digest_function, digests, &shared.functions(&instance))?;
 
     // The blobs that are worth a try.
     let mut blobs = Vec::with_capacity(request.requests.len());
-    let mut room_bytes = DECOMPRESSED_BYTES_MAX;
+    let mut room_bytes = shared.options.decompressed_bytes_max;
     let mut responses = Vec::with_capacity(request.requests.len());
     for (place, blob) in request.requests.into_iter().enumerate() {
         let parsed = request::digest("digest", blob.digest.as_ref(), function).and_then(|digest| {
@@ -76,7 +74,7 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
         responses.push(batch_update_blobs_response::Response { digest: echo(blob.digest), status: Some(status) });
     }
     // Held until the store has the blobs.
-    let _room = shared.decompressed.take(DECOMPRESSED_BYTES_MAX - room_bytes).await?;
+    let _room = shared.decompressed.take(shared.options.decompressed_bytes_max - room_bytes).await?;
     let mut whole = Vec::with_capacity(blobs.len());
     let mut places = Vec::with_capacity(blobs.len());
     for (place, blob) in decompressed(blobs).await? {
@@ -143,8 +141,8 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     let request: reapi::BatchReadBlobsRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
     check_count("digests", request.digests.len())?;
+    let function = function(request.digest_function, request.digests.iter(), &shared.functions(&instance))?;
     call.about(Resource::Blobs(request.digests.len()));
-    let function = function(request.digest_function, request.digests.iter(), &shared)?;
 
     let mut room_bytes = ANSWER_BYTES_MAX - ENTRY_BYTES * request.digests.len() as u64;
     let mut wanted = Vec::with_capacity(request.digests.len());
@@ -165,19 +163,22 @@ pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
         };
         responses.push(batch_read_blobs_response::Response { digest: echo(Some(sent)), status: Some(status), ..Default::default() });
     }
-    let found = shared.store.read_batch(&instance, &wanted).await;
     let found = match request.acceptable_compressors.contains(&Compressor::Zstd.into()) {
-        true => off_thread(move || found.into_iter().map(|blob| blob.map(|blob| blob.map(compressed))).collect()).await?,
-        false => found.into_iter().map(|blob| blob.map(|blob| blob.map(|data| (data, Compressor::Identity)))).collect::<Vec<_>>(),
+        true => shared.store.read_batch_zstd(&instance, &wanted).await,
+        false => {
+            let found = shared.store.read_batch(&instance, &wanted).await;
+            found.into_iter().map(|blob| blob.map(|blob| blob.map(BatchBlob::Plain))).collect()
+        }
     };
     for ((place, digest), found) in places.into_iter().zip(&wanted).zip(found) {
         let Some(response) = responses.get_mut(place) else {
             continue;
         };
         match found {
-            Ok(Some((data, compressor))) => {
-                response.data = data;
-                response.compressor = compressor.into();
+            Ok(Some(BatchBlob::Plain(data))) => response.data = data,
+            Ok(Some(BatchBlob::Zstd(frames))) => {
+                response.data = frames;
+                response.compressor = Compressor::Zstd.into();
             }
             // Nothing of it was given out, so that a damaged blob is a missing one.
             Ok(None) | Err(StoreError::Lost { .. }) => {
@@ -199,14 +200,6 @@ fn code(status: Option<&rpc::Status>) -> Code {
     status.map_or(Code::Ok, |status| Code::from_i32(status.code))
 }
 
-/// A blob compressed, if that makes it smaller.
-fn compressed(data: Bytes) -> (Bytes, Compressor) {
-    match compress_if_smaller(&data) {
-        Some(frame) => (frame, Compressor::Zstd),
-        None => (data, Compressor::Identity),
-    }
-}
-
 fn too_large() -> Status {
     bad_field("digest", "compressed blobs of a batch are too large together; write them with ByteStream.Write".into())
 }
@@ -223,8 +216,11 @@ fn check_count(field: &str, count: usize) -> Result<(), Status> {
 }
 
 /// The function of a batch; where none is set, the first digest that can be one tells.
-fn function<'a>(number: i32, mut digests: impl Iterator<Item = &'a reapi::Digest>, shared: &Shared) -> Result<DigestFunction, Status> {
-    let offered = &shared.store.capabilities().digest_functions;
+fn function<'a>(
+    number: i32,
+    mut digests: impl Iterator<Item = &'a reapi::Digest>,
+    offered: &[DigestFunction],
+) -> Result<DigestFunction, Status> {
     let digits = digests.find_map(|d| by_length(d.hash.len(), offered).map(|_| d.hash.len()));
     request::digest_function(number, digits, offered)
 }

@@ -13,7 +13,10 @@ use super::{
     grpc::{Answer, Call, Outgoing, decode},
     request,
 };
-use crate::store::chunking::{FAST_CDC_AVERAGE_BYTES, FAST_CDC_SEED, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES};
+use crate::store::{
+    Instance,
+    chunking::{FAST_CDC_AVERAGE_BYTES, FAST_CDC_SEED, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES},
+};
 
 /// Oldest and newest version of the Remote Execution API that is spoken. It has to start at 2.0: clients that know nothing
 /// newer give up otherwise.
@@ -26,15 +29,16 @@ const fn version(major: i32, minor: i32) -> SemVer {
 pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let message = call.messages.only().await?.message;
     let message: reapi::GetCapabilitiesRequest = decode(message)?;
-    request::instance(&message.instance_name)?;
-    Ok(Answer::one(Outgoing::message(&server_capabilities(&shared))))
+    let instance = request::instance(&message.instance_name)?;
+    Ok(Answer::one(Outgoing::message(&server_capabilities(&shared, &instance))))
 }
 
-fn server_capabilities(shared: &Shared) -> reapi::ServerCapabilities {
+fn server_capabilities(shared: &Shared, instance: &Instance) -> reapi::ServerCapabilities {
     let store = shared.store.capabilities();
+    let update_enabled = *shared.options.instances.updates.get(instance);
     let cache = reapi::CacheCapabilities {
         digest_functions: store.digest_functions.iter().map(|f| i32::from(f.number())).collect(),
-        action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled: shared.options.action_updates }),
+        action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled }),
         cache_priority_capabilities: None,
         max_batch_total_size_bytes: super::BATCH_ANNOUNCED_BYTES_MAX,
         symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed.into(),

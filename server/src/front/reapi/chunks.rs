@@ -4,7 +4,7 @@
 //! Always true here: a list is registered only once the client has closed its side; no answer is larger than a client can decode; a long
 //! list in memory counts against a budget, and then its stream must not stand still.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use blockstore_proto::reapi;
 use bytes::Bytes;
@@ -48,10 +48,9 @@ struct Splice {
     chunking_function: i32,
 }
 
-fn offered(shared: &Shared) -> Result<&[DigestFunction], Status> {
-    let capabilities = shared.store.capabilities();
-    match capabilities.chunked_blobs {
-        true => Ok(&capabilities.digest_functions),
+fn offered<'a>(shared: &'a Shared, instance: &Instance) -> Result<Cow<'a, [DigestFunction]>, Status> {
+    match shared.store.capabilities().chunked_blobs {
+        true => Ok(shared.functions(instance)),
         false => Err(Status::unimplemented("this server does not split or splice blobs")),
     }
 }
@@ -79,7 +78,7 @@ pub(super) async fn split(shared: Arc<Shared>, mut call: Call) -> Result<Answer,
     let received = call.messages.only().await?;
     let request: reapi::SplitBlobRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let digest = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered(&shared)?)?;
+    let digest = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, &offered(&shared, &instance)?)?;
     call.about(Resource::Digest(digest));
     let list = chunks(&shared, &instance, &digest, request.chunking_function).await?;
     let too_long = || Status::resource_exhausted(format!("{} chunks do not fit into one answer; call GetChunkMapping", list.len()));
@@ -98,9 +97,9 @@ pub(super) async fn get_mapping(shared: Arc<Shared>, mut call: Call) -> Result<A
     let received = call.messages.only().await?;
     let request: reapi::GetChunkMappingRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let offered = offered(&shared)?;
+    let offered = offered(&shared, &instance)?;
     check_set(request.digest_function)?;
-    let digest = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered)?;
+    let digest = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, &offered)?;
     call.about(Resource::Digest(digest));
     let list = chunks(&shared, &instance, &digest, request.chunking_function).await?;
     // The first is sent also if there are no chunks.
@@ -169,7 +168,7 @@ pub(super) async fn splice(shared: Arc<Shared>, mut call: Call) -> Result<Answer
     let received = call.messages.only().await?;
     let request: Splice = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let blob = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, offered(&shared)?)?;
+    let blob = request::sole_digest("blob_digest", request.blob_digest.as_ref(), request.digest_function, &offered(&shared, &instance)?)?;
     call.about(Resource::Digest(blob));
     let mut gather = Gather::new(&shared, blob, request.chunking_function, received.permit);
     gather.add(request.chunk_digests).await?;
@@ -181,9 +180,9 @@ pub(super) async fn splice(shared: Arc<Shared>, mut call: Call) -> Result<Answer
 pub(super) async fn register_mapping(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let first: Splice = decode(call.messages.only().await?.message)?;
     let instance = request::instance(&first.instance_name)?;
-    let offered = offered(&shared)?;
+    let offered = offered(&shared, &instance)?;
     check_set(first.digest_function)?;
-    let blob = request::sole_digest("blob_digest", first.blob_digest.as_ref(), first.digest_function, offered)?;
+    let blob = request::sole_digest("blob_digest", first.blob_digest.as_ref(), first.digest_function, &offered)?;
     call.about(Resource::Digest(blob));
     let mut gather = Gather::new(&shared, blob, first.chunking_function, None);
     gather.add(first.chunk_digests).await?;

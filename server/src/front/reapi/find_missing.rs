@@ -1,7 +1,7 @@
 //! `FindMissingBlobs`, parsed in place: a request may name tens of thousands of digests, and the answer repeats some of them
 //! as they came.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tonic::Status;
@@ -31,7 +31,7 @@ const MISSING_BLOB_DIGESTS: u8 = 2 << 3 | 2;
 
 pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
-    let request = Request::parse(&received.message, &shared.store.capabilities().digest_functions)?;
+    let request = Request::parse(&received.message, |instance| shared.functions(instance))?;
     call.about(Resource::Blobs(request.digests.len()));
     let missing = shared.store.find_missing(&request.instance, &request.digests).await.map_err(|error| store_status(&error))?;
     let misses = missing.iter().filter(|missing| **missing).count();
@@ -49,7 +49,7 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn parse(message: &'a [u8], offered: &[DigestFunction]) -> Result<Self, Status> {
+    fn parse<'f>(message: &'a [u8], offered: impl FnOnce(&Instance) -> Cow<'f, [DigestFunction]>) -> Result<Self, Status> {
         let malformed = |Malformed| Status::invalid_argument("malformed message");
         let mut instance: &[u8] = b"";
         let mut number = 0;
@@ -66,6 +66,7 @@ impl<'a> Request<'a> {
         }
         let instance = std::str::from_utf8(instance).map_err(|_| bad_field("instance_name", "is not UTF-8".into()))?;
         let instance = request::instance(instance)?;
+        let offered = offered(&instance);
 
         let mut function = None;
         let mut digests = Vec::with_capacity(as_sent.len());
@@ -73,7 +74,7 @@ impl<'a> Request<'a> {
             let (hash, size_bytes) = parse_digest(sent).map_err(malformed)?;
             let function = match function {
                 Some(function) => function,
-                None => *function.insert(request::digest_function(number, Some(hash.len()), offered)?),
+                None => *function.insert(request::digest_function(number, Some(hash.len()), &offered)?),
             };
             digests.push(Digest::parse(function, hash, size_bytes).map_err(|error| bad_digest("blob_digests", error))?);
         }
@@ -119,7 +120,7 @@ mod tests {
 
     fn parse(request: &reapi::FindMissingBlobsRequest) -> Result<(Instance, Vec<Digest>), Status> {
         let message = request.encode_to_vec();
-        Request::parse(&message, &DigestFunction::ALL).map(|r| (r.instance, r.digests))
+        Request::parse(&message, |_| DigestFunction::ALL.as_slice().into()).map(|r| (r.instance, r.digests))
     }
 
     #[test]
@@ -161,6 +162,6 @@ mod tests {
             let request = reapi::FindMissingBlobsRequest { blob_digests, digest_function, ..Default::default() };
             assert_eq!(parse(&request).unwrap_err().code(), tonic::Code::InvalidArgument);
         }
-        assert!(Request::parse(&[0x12, 9, 1], &DigestFunction::ALL).is_err());
+        assert!(Request::parse(&[0x12, 9, 1], |_| DigestFunction::ALL.as_slice().into()).is_err());
     }
 }

@@ -18,14 +18,11 @@ use super::{
 };
 use crate::{
     log::access::Resource,
-    store::{BlobRead, ByteRange, StoreError, compression},
+    store::{BlobRead, ByteRange, Instance, StoreError},
 };
 
 /// Data in one message at most. Larger than the 64 KiB that is common, because each message costs; every client takes 4 MiB.
 const MESSAGE_DATA_BYTES_MAX: usize = 1 << 20;
-
-/// Blobs up to this size are compressed where they are: a fraction of a millisecond.
-const COMPRESSED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// Field number of `ReadResponse.data`.
 const DATA: u32 = 10;
@@ -33,53 +30,29 @@ const DATA: u32 = 10;
 pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
     let request: bytestream::ReadRequest = decode(received.message)?;
-    let offered = &shared.store.capabilities().digest_functions;
+    let offered = |instance: &Instance| shared.functions(instance);
     let name = resource::parse_read(&request.resource_name, offered).map_err(|error| bad_field("resource_name", error.to_string()))?;
     call.about(Resource::Digest(name.digest));
     let range = range(request.read_offset, request.read_limit)?;
     if name.compression == Compression::Zstd && range.limit_bytes.is_some() {
         return Err(bad_field("read_limit", "has to be 0 for compressed reads".into()));
     }
-    let read = shared
-        .store
-        .read(&name.instance, &name.digest, range)
-        .await
-        .map_err(|error| store_status(&error))?
-        .ok_or_else(|| blob_missing(&name.digest))?;
-    if name.compression == Compression::Zstd {
-        let len_bytes = range.len_bytes(name.digest.size_bytes).map_err(|error| store_status(&error))?;
-        return compressed(read, len_bytes).await?.ok_or_else(|| blob_missing(&name.digest));
-    }
-    match read {
+    let (instance, digest) = (&name.instance, &name.digest);
+    let read = match name.compression {
+        Compression::Identity => shared.store.read(instance, digest, range).await,
+        Compression::Zstd => shared.store.read_zstd(instance, digest, range.offset_bytes).await,
+    };
+    match read.map_err(|error| store_status(&error))?.ok_or_else(|| blob_missing(digest))? {
         BlobRead::Whole(data) if data.is_empty() => Ok(Answer::stream(stream::empty().boxed())),
         BlobRead::Whole(data) if data.len() <= MESSAGE_DATA_BYTES_MAX => Ok(Answer::one(Outgoing::bytes_field(DATA, data))),
         BlobRead::Whole(data) => Ok(answer(stream::iter([Ok(data)]).boxed())),
         BlobRead::Pieces(mut pieces) => match pieces.next().await {
             None => Ok(Answer::stream(stream::empty().boxed())),
             Some(Ok(first)) => Ok(answer(stream::iter([Ok(first)]).chain(pieces).boxed())),
-            Some(Err(StoreError::Lost { .. })) => Err(blob_missing(&name.digest)),
+            Some(Err(StoreError::Lost { .. })) => Err(blob_missing(digest)),
             Some(Err(error)) => Err(store_status(&error)),
         },
     }
-}
-
-/// The same as a zstd frame, which is there even if it holds nothing; `None` if the blob is lost before its first byte.
-async fn compressed(read: BlobRead, len_bytes: u64) -> Result<Option<Answer>, Status> {
-    let pieces = match read {
-        BlobRead::Whole(data) if data.len() <= COMPRESSED_AT_ONCE_BYTES_MAX => {
-            let frame = compression::compress_whole(&data).map_err(|error| store_status(&error))?;
-            return Ok(Some(Answer::one(Outgoing::bytes_field(DATA, frame))));
-        }
-        BlobRead::Whole(data) => stream::iter([Ok(data)]).boxed(),
-        BlobRead::Pieces(mut pieces) => match pieces.next().await {
-            None => pieces,
-            Some(Ok(first)) => stream::iter([Ok(first)]).chain(pieces).boxed(),
-            Some(Err(StoreError::Lost { .. })) => return Ok(None),
-            Some(Err(error)) => return Err(store_status(&error)),
-        },
-    };
-    let frame = compression::compress(pieces, len_bytes).map_err(|error| store_status(&error))?;
-    Ok(Some(answer(frame)))
 }
 
 /// The range that a request asks for.

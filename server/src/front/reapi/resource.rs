@@ -9,6 +9,8 @@
 //! Always true here: what is tolerated beyond that is listed at [`parse_read`] and [`parse_write`]; everything else is
 //! refused with a reason. An instance name never has a reserved segment, so that a name has one meaning.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use crate::store::{Digest, DigestError, DigestFunction, Instance};
@@ -69,7 +71,7 @@ pub(super) enum NameError {
 
 /// Parses the name of a read. Tolerated: one leading slash, and an explicit segment for a function that needs none
 /// (`blobs/sha256/…`).
-pub(super) fn parse_read(name: &str, offered: &[DigestFunction]) -> Result<BlobName, NameError> {
+pub(super) fn parse_read<'f>(name: &str, offered: impl FnOnce(&Instance) -> Cow<'f, [DigestFunction]>) -> Result<BlobName, NameError> {
     let segments = segments(name)?;
     let at = segments.iter().position(|s| matches!(*s, "blobs" | "compressed-blobs")).ok_or(NameError::NoKeyword("blobs"))?;
     let (instance, rest) = segments.split_at(at);
@@ -81,7 +83,7 @@ pub(super) fn parse_read(name: &str, offered: &[DigestFunction]) -> Result<BlobN
 }
 
 /// Parses the name of a write. Tolerated as for reads, and anything behind the size.
-pub(super) fn parse_write(name: &str, offered: &[DigestFunction]) -> Result<UploadName, NameError> {
+pub(super) fn parse_write<'f>(name: &str, offered: impl FnOnce(&Instance) -> Cow<'f, [DigestFunction]>) -> Result<UploadName, NameError> {
     let segments = segments(name)?;
     let at = segments.iter().position(|s| *s == "uploads").ok_or(NameError::NoKeyword("uploads"))?;
     let (instance, rest) = segments.split_at(at);
@@ -104,11 +106,12 @@ fn segments(name: &str) -> Result<Vec<&str>, NameError> {
     Ok(segments)
 }
 
-/// Parses from the keyword on; what follows the size is given back.
-fn parse_blob<'a, 'b>(
+/// Parses from the keyword on; what follows the size is given back. `offered` tells the functions of an instance, in the order in
+/// which one that is not named is guessed.
+fn parse_blob<'a, 'b, 'f>(
     instance: &[&str],
     segments: &'b [&'a str],
-    offered: &[DigestFunction],
+    offered: impl FnOnce(&Instance) -> Cow<'f, [DigestFunction]>,
 ) -> Result<(BlobName, &'b [&'a str]), NameError> {
     for reserved in RESERVED {
         if instance.contains(&reserved) {
@@ -136,10 +139,12 @@ fn parse_blob<'a, 'b>(
         [_] => return Err(NameError::Incomplete("size")),
         [] => return Err(NameError::Incomplete("hash")),
     };
+    let instance = Instance::new(&instance.join("/"));
+    let offered = offered(&instance);
     let function = match named {
         Some(function) if offered.contains(&function) => function,
         Some(_) => return Err(NameError::Function),
-        None => by_length(hash.len(), offered).ok_or(NameError::Function)?,
+        None => by_length(hash.len(), &offered).ok_or(NameError::Function)?,
     };
     // `parse` would take a sign.
     if !size.bytes().all(|b| b.is_ascii_digit()) {
@@ -147,7 +152,6 @@ fn parse_blob<'a, 'b>(
     }
     let size_bytes = size.parse::<i64>().map_err(|_| NameError::Size)?;
     let digest = Digest::parse(function, hash.as_bytes(), size_bytes)?;
-    let instance = Instance::new(&instance.join("/"));
     Ok((BlobName { instance, compression, digest }, trailing))
 }
 
@@ -164,11 +168,11 @@ mod tests {
     const SHA1: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
 
     fn read(name: &str) -> Result<BlobName, NameError> {
-        parse_read(name, &DigestFunction::ALL)
+        parse_read(name, |_| DigestFunction::ALL.as_slice().into())
     }
 
     fn write(name: &str) -> Result<UploadName, NameError> {
-        parse_write(name, &DigestFunction::ALL)
+        parse_write(name, |_| DigestFunction::ALL.as_slice().into())
     }
 
     fn blob(instance: &str, function: DigestFunction, hash: &str, size: i64) -> BlobName {
@@ -221,11 +225,11 @@ mod tests {
         for (segment, hash, function) in functions {
             assert_eq!(read(&format!("blobs/{segment}{hash}/3")), Ok(blob("", function, hash, 3)));
         }
-        let only_blake3 = [DigestFunction::Blake3];
+        let only_blake3 = |_: &Instance| Cow::Borrowed([DigestFunction::Blake3].as_slice());
         let name = format!("blobs/{SHA256}/3");
-        assert_eq!(parse_read(&name, &only_blake3).unwrap().digest.function, DigestFunction::Blake3);
+        assert_eq!(parse_read(&name, only_blake3).unwrap().digest.function, DigestFunction::Blake3);
         let name = format!("blobs/sha256/{SHA256}/3");
-        assert_eq!(parse_read(&name, &only_blake3), Err(NameError::Function));
+        assert_eq!(parse_read(&name, only_blake3), Err(NameError::Function));
         assert!(read(&format!("blobs/sha1/{SHA256}/3")).is_err());
         assert!(read(&format!("blobs/gitsha1/{SHA256}/3")).is_err());
         for unknown in ["murmur3", "vso", "SHA256", "unknown"] {

@@ -249,7 +249,7 @@ mod tests {
 
     fn name_of_size(instance: &str, uuid: &str, size_bytes: u64) -> UploadName {
         let name = format!("{instance}/uploads/{uuid}/blobs/{}/{size_bytes}", "a".repeat(64));
-        parse_write(&name, &DigestFunction::ALL).unwrap()
+        parse_write(&name, |_| DigestFunction::ALL.as_slice().into()).unwrap()
     }
 
     fn registry(uploads_max: usize, bytes_max: u64) -> Suspended {

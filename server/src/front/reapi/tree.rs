@@ -1,8 +1,8 @@
 //! `GetTree`: every directory below a root, in pages.
 //!
 //! Always true here: a directory comes once, as it was stored, in breadth-first order; a missing one is skipped, unless it is
-//! the root. A page token names how many directories came before it. While its walk is still kept, going on costs nothing;
-//! otherwise the walk is repeated up to there, with the same order.
+//! the root. A page token names how many directories came before it. While its walk is still kept, going on from anywhere before it
+//! reads what is given out and nothing else; otherwise the walk is repeated up to there, with the same order.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     log::access::Resource,
     store::{
-        Digest, Instance,
+        Digest, Instance, StoreError,
         directories::{DirectoryWalk, WalkError},
     },
 };
@@ -35,8 +35,12 @@ use crate::{
 const PAGE_DIRECTORIES_DEFAULT: usize = 1000;
 /// Walks that are kept for the client's next page.
 const WALKS_MAX: usize = 64;
-/// Directories that the kept walks may have seen together: each costs about a hundred bytes.
+/// Directories that the kept walks may have seen and found together: each costs about a hundred bytes.
 const WALKS_DIRECTORIES_MAX: usize = 1 << 20;
+/// Directories that are read together of those that a walk found before.
+const READ_AGAIN_DIRECTORIES_MAX: usize = 64;
+/// Their size together, in bytes, unless a single one is larger.
+const READ_AGAIN_BYTES_MAX: u64 = 2 << 20;
 /// How long a walk is kept.
 const WALK_IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -49,7 +53,7 @@ struct Page {
     next_page_token: String,
 }
 
-/// Which walk: of whom, from which root, and how many directories were given out.
+/// Which walk, and how many directories it has behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     instance: Instance,
@@ -60,11 +64,19 @@ struct Place {
 /// A walk that waits for the next page.
 #[derive(Debug)]
 struct Kept {
-    place: Place,
+    instance: Instance,
+    root: Digest,
     since: Instant,
     walk: DirectoryWalk,
-    /// Read, but not given out.
-    held: Option<Bytes>,
+    /// The directories that it found, in their order.
+    order: Vec<Digest>,
+}
+
+impl Kept {
+    /// What it costs to keep, in directories.
+    fn cost(&self) -> usize {
+        self.walk.seen() + self.order.len()
+    }
 }
 
 /// Walks that wait for the next page.
@@ -75,53 +87,73 @@ pub(super) struct Walks {
 }
 
 impl Walks {
-    fn keep(&self, place: Place, walk: DirectoryWalk, held: Option<Bytes>) {
-        let since = Instant::now();
+    fn keep(&self, walk: Kept) {
         let mut kept = self.kept.lock();
         kept.retain(|kept| kept.since.elapsed() < WALK_IDLE_MAX);
-        kept.push_back(Kept { place, since, walk, held });
-        let mut seen: usize = kept.iter().map(|kept| kept.walk.seen()).sum();
-        while kept.len() > WALKS_MAX || seen > WALKS_DIRECTORIES_MAX {
+        kept.push_back(walk);
+        let mut cost: usize = kept.iter().map(Kept::cost).sum();
+        while kept.len() > WALKS_MAX || cost > WALKS_DIRECTORIES_MAX {
             let Some(oldest) = kept.pop_front() else {
                 break;
             };
-            seen = seen.saturating_sub(oldest.walk.seen());
+            cost = cost.saturating_sub(oldest.cost());
         }
     }
 
-    fn take(&self, place: &Place) -> Option<(DirectoryWalk, Option<Bytes>)> {
+    /// A walk that came at least as far.
+    fn take(&self, place: &Place) -> Option<(DirectoryWalk, Vec<Digest>)> {
         let mut kept = self.kept.lock();
-        let at = kept.iter().position(|kept| kept.place == *place)?;
-        kept.remove(at).map(|kept| (kept.walk, kept.held))
+        let fits = |kept: &Kept| kept.root == place.root && kept.instance == place.instance && kept.order.len() as u64 >= place.sent;
+        let at = kept.iter().position(fits)?;
+        kept.remove(at).map(|kept| (kept.walk, kept.order))
     }
 }
 
-/// A walk on its way; kept for the next page when its stream is dropped early.
+/// A walk on its way; kept for the next page when its stream ends. How much of what was made arrived nobody knows, so that a client may
+/// go on anywhere before the walk.
 struct Pages {
     shared: Arc<Shared>,
     place: Place,
     walk: Option<DirectoryWalk>,
-    /// Read, but did not fit into the page before.
-    held: Option<Bytes>,
+    /// The directories that were found, in their order: as many as `place` says, and those that are still to be given out.
+    order: Vec<Digest>,
+    /// The next of them, as far as they were read.
+    read: VecDeque<Option<Bytes>>,
     directories_max: usize,
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
         if let Some(walk) = self.walk.take()
-            && self.place.sent > 0
-            && !(walk.is_done() && self.held.is_none())
+            && self.order.len() > self.directories_max
         {
-            self.shared.walks.keep(self.place.clone(), walk, self.held.take());
+            let order = std::mem::take(&mut self.order);
+            let (instance, root) = (self.place.instance.clone(), self.place.root);
+            self.shared.walks.keep(Kept { instance, root, since: Instant::now(), walk, order });
         }
     }
 }
 
 impl Pages {
-    /// The next directory that is there.
+    /// The next directory that is there. It is given out once `place` counts it.
     async fn directory(&mut self) -> Result<Option<Bytes>, Status> {
-        if let Some(held) = self.held.take() {
-            return Ok(Some(held));
+        while let Some(rest) = usize::try_from(self.place.sent).ok().and_then(|sent| self.order.get(sent..)).filter(|rest| !rest.is_empty())
+        {
+            if self.read.is_empty() {
+                let group = read_together(rest);
+                for found in self.shared.store.read_batch(&self.place.instance, group).await {
+                    self.read.push_back(match found {
+                        Ok(found) => found,
+                        Err(StoreError::Lost { .. }) => None,
+                        Err(error) => return Err(store_status(&error)),
+                    });
+                }
+            }
+            if let Some(Some(directory)) = self.read.front() {
+                return Ok(Some(directory.clone()));
+            }
+            // Gone since it was found.
+            self.gave_one();
         }
         let Some(walk) = &mut self.walk else {
             return Ok(None);
@@ -129,7 +161,11 @@ impl Pages {
         loop {
             match walk.next().await {
                 Ok(Some(visit)) => match visit.directory {
-                    Some(directory) => return Ok(Some(directory.bytes)),
+                    Some(directory) => {
+                        self.order.push(visit.digest);
+                        self.read.push_back(Some(directory.bytes.clone()));
+                        return Ok(Some(directory.bytes));
+                    }
                     None if visit.digest == self.place.root => {
                         return Err(root_missing(&self.place.root));
                     }
@@ -142,6 +178,16 @@ impl Pages {
                 }
             }
         }
+    }
+
+    /// Counts the directory that came last.
+    fn gave_one(&mut self) {
+        self.read.pop_front();
+        self.place.sent += 1;
+    }
+
+    fn is_done(&self) -> bool {
+        self.walk.as_ref().is_none_or(DirectoryWalk::is_done) && self.order.len() as u64 <= self.place.sent
     }
 
     /// The next page; `None` at the end.
@@ -157,18 +203,16 @@ impl Pages {
                 return Err(Status::resource_exhausted("a directory is too large for a message"));
             }
             if page_bytes + bytes > ANSWER_BYTES_MAX {
-                self.held = Some(directory);
                 break;
             }
             page_bytes += bytes;
-            self.place.sent += 1;
+            self.gave_one();
             page.directories.push(directory);
         }
         if page.directories.is_empty() {
             return Ok(None);
         }
-        let done = self.walk.as_ref().is_none_or(DirectoryWalk::is_done) && self.held.is_none();
-        if !done {
+        if !self.is_done() {
             page.next_page_token = self.place.sent.to_string();
         }
         Ok(Some(page))
@@ -179,9 +223,9 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let received = call.messages.only().await?;
     let request: reapi::GetTreeRequest = decode(received.message)?;
     let instance = request::instance(&request.instance_name)?;
-    let offered = &shared.store.capabilities().digest_functions;
+    let offered = shared.functions(&instance);
     let digest = request.root_digest.as_ref();
-    let root = request::sole_digest("root_digest", digest, request.digest_function, offered)?;
+    let root = request::sole_digest("root_digest", digest, request.digest_function, &offered)?;
     call.about(Resource::Digest(root));
     let directories_max = match usize::try_from(request.page_size) {
         Ok(0) => PAGE_DIRECTORIES_DEFAULT,
@@ -196,13 +240,13 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let place = Place { instance: instance.clone(), root, sent };
     let kept = (sent > 0).then(|| shared.walks.take(&place)).flatten();
     let mut pages = match kept {
-        Some((walk, held)) => Pages { shared, place, walk: Some(walk), held, directories_max },
+        Some((walk, order)) => Pages { shared, place, walk: Some(walk), order, read: VecDeque::new(), directories_max },
         None => {
-            let walk = DirectoryWalk::new(shared.store.clone(), instance, root);
+            let walk = DirectoryWalk::new(shared.store.clone(), instance, root, shared.options.directory_depth_max);
             let place = Place { sent: 0, ..place };
-            let mut pages = Pages { shared, place, walk: Some(walk), held: None, directories_max };
+            let mut pages = Pages { shared, place, walk: Some(walk), order: Vec::new(), read: VecDeque::new(), directories_max };
             while pages.place.sent < sent && pages.directory().await?.is_some() {
-                pages.place.sent += 1;
+                pages.gave_one();
             }
             pages
         }
@@ -222,6 +266,17 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     Ok(Answer::stream(first.chain(rest).boxed()))
 }
 
+/// How many of the next directories are read together.
+fn read_together(next: &[Digest]) -> &[Digest] {
+    let mut bytes = 0;
+    let fits = |digest: &&Digest| {
+        bytes += digest.size_bytes;
+        bytes <= READ_AGAIN_BYTES_MAX
+    };
+    let count = next.iter().take(READ_AGAIN_DIRECTORIES_MAX).take_while(fits).count();
+    next.get(..count.max(1)).unwrap_or_default()
+}
+
 fn root_missing(root: &Digest) -> Status {
     Status::not_found(format!("directory {root} is not in the store"))
 }
@@ -231,5 +286,6 @@ fn walk_status(error: WalkError) -> Status {
         WalkError::Store(error) => store_status(&error),
         WalkError::Malformed(digest) => Status::invalid_argument(format!("blob {digest} is not a directory")),
         WalkError::TooLarge => Status::resource_exhausted("tree has more directories than a walk may visit"),
+        WalkError::TooDeep(levels) => Status::resource_exhausted(format!("tree has more than {levels} levels below its root")),
     }
 }

@@ -20,8 +20,9 @@ use super::{
     tool::Tool,
 };
 use crate::{
+    front::uploads::Turn,
     log::access::Resource,
-    store::{BeginWrite, BlobUpload, compression::ZstdUpload},
+    store::{BeginWrite, BlobUpload, StoreError, compression::ZstdUpload},
 };
 
 /// After so many bytes of an upload it is asked again whether somebody else has stored the blob meanwhile.
@@ -65,8 +66,7 @@ pub(super) async fn query(shared: Arc<Shared>, mut call: Call) -> Result<Answer,
 }
 
 fn upload_name(shared: &Shared, name: &str) -> Result<UploadName, Status> {
-    resource::parse_write(name, &shared.store.capabilities().digest_functions)
-        .map_err(|error| bad_field("resource_name", error.to_string()))
+    resource::parse_write(name, |instance| shared.functions(instance)).map_err(|error| bad_field("resource_name", error.to_string()))
 }
 
 async fn is_present(shared: &Shared, name: &UploadName) -> Result<bool, Status> {
@@ -133,6 +133,8 @@ struct Running<'a> {
     shared: &'a Shared,
     name: &'a UploadName,
     upload: Option<Upload>,
+    /// It counts as long as its stream lasts.
+    turn: Option<Turn>,
 }
 
 impl Drop for Running<'_> {
@@ -261,8 +263,16 @@ impl Stream<'_> {
 
 /// Begins an upload, or goes on with a suspended one; `None` if the blob is there.
 async fn begin<'a>(shared: &'a Shared, name: &'a UploadName, offset: u64) -> Result<Option<Running<'a>>, Status> {
+    let Some(turn) = shared.options.uploads.begin() else {
+        if is_present(shared, name).await? {
+            return Ok(None);
+        }
+        let why = format!("{} uploads run, as many as may at the same time", shared.options.uploads.max());
+        return Err(store_status(&StoreError::NoRoom(why)));
+    };
+    let mut turn = Some(turn);
     if let Some(upload) = shared.suspended.take(name) {
-        let mut running = Running { shared, name, upload: Some(Upload::Identity(upload)) };
+        let mut running = Running { shared, name, upload: Some(Upload::Identity(upload)), turn: turn.take() };
         let committed = running.written_bytes();
         if is_present(shared, name).await? {
             running.upload = None;
@@ -278,13 +288,14 @@ async fn begin<'a>(shared: &'a Shared, name: &'a UploadName, offset: u64) -> Res
         }
         // The client starts anew; so does the upload.
         running.upload = None;
+        turn = running.turn.take();
     }
     shared.suspended.forget(&name.blob.digest);
     let begun = shared.store.write(&name.blob.instance, &name.blob.digest).await;
     match begun.map_err(|error| store_status(&error))? {
         BeginWrite::AlreadyPresent => Ok(None),
         BeginWrite::Upload(_) if offset > 0 => Err(bad_field("write_offset", format!("is {offset}, but nothing is committed"))),
-        BeginWrite::Upload(upload) => Ok(Some(Running { shared, name, upload: Some(Upload::new(name, upload)?) })),
+        BeginWrite::Upload(upload) => Ok(Some(Running { shared, name, upload: Some(Upload::new(name, upload)?), turn })),
     }
 }
 

@@ -6,14 +6,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Engine, Key, Upload};
+use blockstore_engine::{Begin, Codec, Key, Upload};
 use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
-use super::{LastMatch, verify_hash};
+use super::{
+    LocalStore,
+    at_rest::{Complete, Compressed},
+    verify_hash,
+};
 use crate::store::{BlobUpload, Digest, Hasher, StoreError, WriteOutcome};
 
 /// Bytes of a large upload that wait for its task at most, unless a single piece is larger.
@@ -25,10 +29,9 @@ const STRIDE_BYTES: usize = 256 << 10;
 
 /// Where an upload belongs.
 pub(super) struct Target {
-    pub(super) engine: Engine,
+    pub(super) store: LocalStore,
     /// The names that it may turn out to have, and their keys: at least one, the likeliest first, all of one size.
     pub(super) named: Vec<(Digest, Key)>,
-    pub(super) last_match: LastMatch,
 }
 
 impl Target {
@@ -48,7 +51,7 @@ impl Target {
         match self.named.iter().find(|(digest, _)| computed.contains(digest)) {
             Some((digest, key)) => {
                 if self.named.len() > 1 {
-                    self.last_match.remember(digest.function);
+                    self.store.last_match.remember(digest.function);
                 }
                 Ok(*key)
             }
@@ -124,7 +127,8 @@ impl BlobUpload for SmallUpload {
             computed.extend(target.named.iter().skip(1).map(|(digest, _)| Hasher::digest(digest.function, &data)));
         }
         let key = target.matching(&computed)?;
-        Ok(target.engine.put(key, data).await?.into())
+        let mut outcomes = target.store.put_batch(vec![(key, data)]).await;
+        outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())))
     }
 }
 
@@ -200,8 +204,9 @@ impl BlobUpload for LargeUpload {
     }
 }
 
-async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
+async fn store(upload: Upload, target: Target, mut messages: mpsc::Receiver<Message>) -> Result<WriteOutcome, StoreError> {
     let mut hashers: Vec<_> = target.named.iter().map(|(digest, _)| Hasher::new(digest.function, digest.size_bytes)).collect();
+    let mut upload = Compressed::new(upload, target.store.at_rest.clone());
     while let Some(message) = messages.recv().await {
         match message {
             Message::Piece(data, permit) => {
@@ -214,9 +219,10 @@ async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<
             Message::Finish => {
                 let computed: Vec<_> = hashers.into_iter().map(Hasher::finish).collect();
                 let key = target.matching(&computed)?;
+                let complete = upload.complete().await?;
                 return match key == *target.expected_key() {
-                    true => Ok(upload.finish().await?.into()),
-                    false => store_again(&target, upload, key).await,
+                    true => complete.finish().await,
+                    false => store_again(&target, complete, key).await,
                 };
             }
         }
@@ -224,21 +230,34 @@ async fn store(mut upload: Upload, target: Target, mut messages: mpsc::Receiver<
     Err(StoreError::Unavailable("upload was abandoned".into()))
 }
 
-/// Stores what was uploaded under the name that it turned out to have. It was not visible under the other, and goes.
-async fn store_again(target: &Target, mut upload: Upload, key: Key) -> Result<WriteOutcome, StoreError> {
-    let mut again = match target.engine.begin_upload(key, target.expected().size_bytes).await? {
+/// Stores what was uploaded under the name that it turned out to have, in the form that it has. It was not visible under the other, and
+/// goes.
+async fn store_again(target: &Target, mut complete: Complete, key: Key) -> Result<WriteOutcome, StoreError> {
+    let mut again = match target.store.engine.begin_upload(key, target.expected().size_bytes).await? {
         Begin::AlreadyPresent => return Ok(WriteOutcome::AlreadyPresent),
         Begin::Upload(again) => again,
     };
-    let Some(object) = upload.read_back().await? else {
+    let Some(object) = complete.upload.read_back().await? else {
         return Err(StoreError::Internal("large upload is gathered in memory".into()));
     };
     let unreadable = |error| StoreError::Unavailable(format!("upload cannot be read back: {error}"));
-    let mut reader = object.reader(0, None).map_err(unreadable)?;
+    let codec = object.codec();
+    let mut reader = object.encoded_reader(0);
+    let mut part = Vec::new();
     while let Some(piece) = reader.next().await {
-        again.write(&piece.map_err(unreadable)?.into_bytes()).await?;
+        let piece = piece.map_err(unreadable)?;
+        let data = piece.data.into_bytes();
+        if codec == Codec::Plain {
+            again.write(&data).await?;
+            continue;
+        }
+        part.extend_from_slice(&data);
+        if piece.ends_part {
+            again.write_encoded(codec, &part).await?;
+            part.clear();
+        }
     }
-    Ok(again.finish().await?.into())
+    complete.under(*again).finish().await
 }
 
 /// An upload of no bytes whose digest is not that of the empty blob: it can only fail.
