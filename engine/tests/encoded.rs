@@ -61,10 +61,17 @@ fn part_length(part: u64) -> usize {
 }
 
 async fn fill(engine: &Engine) {
+    fill_between(engine, async || {}).await;
+}
+
+/// The same, with something else done before each object.
+async fn fill_between(engine: &Engine, mut other: impl AsyncFnMut()) {
     for (id, (length, size)) in (0..).zip(WHOLE) {
+        other().await;
         assert_eq!(put(engine, content(id), value(id, length, size)).await.unwrap(), PutOutcome::Stored, "{length} of {size}");
     }
     for (id, size) in [(100, PART + 1), (200, 5 * PART), (300, 12 * PART + 77)] {
+        other().await;
         assert_eq!(put_parts(engine, id, size, part_length).await.unwrap(), PutOutcome::Stored, "{size}");
     }
 }
@@ -193,7 +200,14 @@ fn reclaim_carries_what_is_encoded_as_it_is() {
     run(async {
         let device = store(4).await;
         let (engine, _) = open(&device, encode()).await;
-        fill(&engine).await;
+        // A few in each block that is otherwise of no use to anybody, be it one of packed or of paged records.
+        let mut ids = 20_000..;
+        fill_between(&engine, async || {
+            for (id, length) in ids.by_ref().zip([60_000, 70_000].repeat(6)) {
+                engine.put(content(id), bytes(id, length)).await.unwrap();
+            }
+        })
+        .await;
         for id in 0..1200 {
             engine.put(content(10_000 + id), bytes(id, 60_000)).await.unwrap();
             if id % 20 == 0 {

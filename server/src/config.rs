@@ -72,7 +72,8 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = AcValidation::Lenient)]
     http_ac_validation: AcValidation,
 
-    /// Function of the actions under /ac whose hash has 64 digits; default the one of --default-digest-function, else sha256
+    /// Function of the actions under /ac whose hash has 64 digits; default the one of --default-digest-function, else the one in which what
+    /// a result names is there
     #[arg(long, value_enum)]
     http_ac_digest_function: Option<AcFunction>,
 
@@ -177,7 +178,7 @@ struct Arguments {
     directory_depth_max: u32,
     /// Upper bounds of the classes in which /metrics counts how long requests take, in seconds, from the smallest on; default 21 of
     /// them from 0.00005 to 60
-    #[arg(long, value_name = "SECONDS", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", value_delimiter = ',', allow_hyphen_values = true)]
     metrics_latency_buckets: Vec<f64>,
 
     /// The form of logs; json: an object a line

@@ -146,6 +146,8 @@ pub struct OpenBlob {
     pub digest: Digest,
     /// All of its bytes; nothing is read from the device before they are asked for, beyond a blob's first piece.
     pub read: BlobRead,
+    /// Whether the store has it as zstd frames, which [`BlobStore::read_zstd`] hands out as they are.
+    pub is_zstd: bool,
 }
 
 /// What a write did. Both are success.

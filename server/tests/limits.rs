@@ -95,13 +95,10 @@ async fn as_many_uploads_run_as_are_set_over_both_protocols() {
         (OpenUpload::start(&client, &name, blob.bytes().slice(..1000)), blob)
     };
     let held = [begin(blobs[0]), begin(blobs[1])];
-    // Those two run once a third is refused.
-    let refused = loop {
-        match client.put(Blob::new(unused_seed(), 10_000)).await {
-            Err(status) => break status,
-            Ok(()) => tokio::task::yield_now().await,
-        }
-    };
+    while !metrics(&daemon).contains("\nblockstore_engine_running_uploads 2\n") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let refused = client.put(Blob::new(3, 10_000)).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     let path = format!("/cas/{}", digest_of(b"over http").hash);
     assert_eq!(http_put(&daemon, &path, b"over http"), 503);
@@ -117,11 +114,14 @@ async fn as_many_uploads_run_as_are_set_over_both_protocols() {
     daemon.stop();
 }
 
-/// A number that was not used before.
-fn unused_seed() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(1000);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+/// What the server counts.
+fn metrics(daemon: &Daemon) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(daemon.http).unwrap();
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// The status of a PUT over HTTP.

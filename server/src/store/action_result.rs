@@ -34,6 +34,14 @@ pub fn parse(encoded: Bytes, function: DigestFunction) -> Result<reapi::ActionRe
     Ok(result)
 }
 
+/// The blobs that a result names itself: outputs, trees and logs, not what is in trees.
+pub fn named(result: &reapi::ActionResult, function: DigestFunction) -> impl Iterator<Item = Digest> {
+    let files = result.output_files.iter().map(|file| &file.digest);
+    let directories = result.output_directories.iter().flat_map(|directory| [&directory.tree_digest, &directory.root_directory_digest]);
+    let digests = files.chain(directories).chain([&result.stdout_digest, &result.stderr_digest]).flatten();
+    digests.filter_map(move |digest| Digest::parse(function, digest.hash.as_bytes(), digest.size_bytes).ok())
+}
+
 fn validate(result: &reapi::ActionResult, function: DigestFunction) -> Result<(), InvalidResult> {
     for file in &result.output_files {
         check_path("output_files.path", &file.path)?;

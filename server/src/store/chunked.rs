@@ -200,7 +200,7 @@ impl BlobStore for ChunkedBlobs {
         };
         let digest = digest.with_size(list.size_bytes());
         let read = read::chunks(&self.inner, instance, list, ByteRange::ALL)?;
-        Ok(Some(OpenBlob { digest, read }))
+        Ok(Some(OpenBlob { digest, read, is_zstd: false }))
     }
 
     async fn write_any(&self, instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {

@@ -300,13 +300,14 @@ impl BlobStore for LocalStore {
     async fn open(&self, instance: &Instance, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
         let empty = Hasher::digest(digest.function, b"");
         if digest.hash() == empty.hash() {
-            return Ok(Some(OpenBlob { digest: empty, read: BlobRead::Whole(Bytes::new()) }));
+            return Ok(Some(OpenBlob { digest: empty, read: BlobRead::Whole(Bytes::new()), is_zstd: false }));
         }
         let Some(object) = self.engine.get(&self.blob_key(instance, digest), None).await else {
             return Ok(None);
         };
         let digest = digest.with_size(object.size_bytes());
-        Ok(content::read(object, ByteRange::ALL).await?.map(|read| OpenBlob { digest, read }))
+        let is_zstd = object.codec() != Codec::Plain;
+        Ok(content::read(object, ByteRange::ALL).await?.map(|read| OpenBlob { digest, read, is_zstd }))
     }
 
     async fn write_any(&self, instance: &Instance, digests: &[Digest]) -> Result<BeginWrite, StoreError> {

@@ -153,18 +153,26 @@ async fn without_validation_everything_is_bytes() {
 }
 
 #[tokio::test]
-async fn actions_of_64_digits_are_of_the_function_that_was_configured() {
+async fn actions_of_64_digits_are_of_the_function_of_what_they_name_or_the_one_that_was_configured() {
     let output = Blob::new(1, 3_000).bytes();
     let named = Hasher::digest(DigestFunction::Blake3, &output);
     let name = Digest { hash: named.hash_hex(), size_bytes: 3_000 };
     let file = OutputFile { path: "out".into(), digest: Some(name), ..OutputFile::default() };
     let result = ActionResult { output_files: vec![file], ..ActionResult::default() }.encode_to_vec();
-    for (arguments, status) in [("", 404), ("--http-ac-digest-function blake3", 200)] {
+    for (arguments, status) in [
+        ("", 200),
+        ("--http-ac-digest-function blake3", 200),
+        ("--http-ac-digest-function sha256", 404),
+        ("--default-digest-function sha256", 404),
+    ] {
         let server = Server::with(arguments);
         assert_eq!(server.http.put(&format!("/cas/{}", named.hash_hex()), output.clone()).await, 200);
         assert_eq!(server.http.put(&path(&action_digest(1)), result.clone()).await, 200);
         // A digest of 64 digits in a result has the function of its action: only BLAKE3's is there.
         assert_eq!(server.http.get(&path(&action_digest(1))).await.status, status, "{arguments}");
+        // One that names nothing is found whatever its function.
+        assert_eq!(server.http.put(&path(&action_digest(2)), "").await, 200);
+        assert_eq!(server.http.get(&path(&action_digest(2))).await.status, 200, "{arguments}");
         // Other lengths tell the function.
         let md5 = format!("/ac/{}", "a".repeat(32));
         assert_eq!(server.http.put(&md5, "").await, 200);

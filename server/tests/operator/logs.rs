@@ -108,7 +108,8 @@ async fn json_lines_parse_whatever_clients_send_and_have_no_secrets() {
         access += usize::from(value.get("protocol").is_some());
         assert!(!line.contains(SECRET), "{line}");
     }
-    assert!(access >= 15, "{access}");
+    // Nine calls and two requests; what is no HTTP at all does not get so far.
+    assert!(access >= 11, "{access}");
     let longest = lines.iter().filter(|line| line.contains("\"protocol\"")).map(String::len).max();
     assert!(longest < Some(6000), "{longest:?}");
     assert!(lines.iter().any(|line| line.contains("ready in ")) && lines.iter().any(|line| line.contains("store is closed")));
@@ -128,7 +129,7 @@ async fn text_lines_are_one_a_request_and_have_no_secrets() {
     assert!(!log.iter().any(|line| line.contains(SECRET)), "{log:#?}");
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines.len() >= 16, "{text}");
+    assert!(lines.len() >= 12, "{text}");
     for line in &lines {
         assert!(line.contains("Z access protocol=") && line.contains(" status=") && line.contains(" peer=127.0.0.1:"), "{line}");
         assert!(!line.contains(SECRET) && !line.chars().any(char::is_control), "{line}");

@@ -13,28 +13,57 @@ use super::{
     encoding, json,
     path::Hash,
 };
-use crate::store::{ActionKey, DigestFunction, Instance, ResultRule, action_result};
+use crate::store::{ActionKey, DigestFunction, Instance, ResultRule, StoreError, action_result};
 
 /// The header that chooses between bytes and JSON.
 const VARY: &str = "accept";
 
 pub(super) async fn call(cache: &Cache, instance: &Instance, hash: &Hash, call: Call) -> Answer {
-    let digests = hash.digests(0, &cache.store.capabilities().digest_functions);
-    let options = &cache.options;
-    let function = options.action_function.or_else(|| options.instances.default_function(instance, hash.hex().len()));
-    let configured = digests.iter().find(|digest| Some(digest.function) == function);
-    let Some(&digest) = configured.or(digests.first()) else {
+    let actions = names(cache, instance, hash);
+    if actions.is_empty() {
         return refused(text(StatusCode::BAD_REQUEST, "digest function of the hash is not offered"), call.incoming, call.version).await;
-    };
-    let action = ActionKey { digest, size_known: false };
-    match call.asked.method {
-        Method::PUT => put(cache, instance, &action, call).await,
-        _ => match cache.store.get_action_result(instance, &action, cache.options.result_rule).await {
-            Ok(Some(result)) => found(result, digest.function, &call.asked),
-            Ok(None) => missing(),
-            Err(error) => store_error(&error),
-        },
     }
+    if call.asked.method == Method::PUT {
+        return put(cache, instance, &actions, call).await;
+    }
+    for action in &actions {
+        match cache.store.get_action_result(instance, action, cache.options.result_rule).await {
+            Ok(Some(result)) => return found(result, action.digest.function, &call.asked),
+            Ok(None) => {}
+            Err(error) => return store_error(&error),
+        }
+    }
+    missing()
+}
+
+/// What the action may be called, the likeliest first: a hash does not say of which function it is. A setting does.
+fn names(cache: &Cache, instance: &Instance, hash: &Hash) -> Vec<ActionKey> {
+    let options = &cache.options;
+    let digests = hash.digests(0, &cache.store.capabilities().digest_functions);
+    let function = options.action_function.or_else(|| options.instances.default_function(instance, hash.hex().len()));
+    let configured = digests.iter().position(|digest| Some(digest.function) == function);
+    let digests = configured.and_then(|place| digests.get(place..=place)).unwrap_or(&digests);
+    digests.iter().map(|&digest| ActionKey { digest, size_known: false }).collect()
+}
+
+/// The one of the names under which all that the result names is there; clients upload outputs first. Otherwise the likeliest.
+async fn name_of<'a>(
+    cache: &Cache,
+    instance: &Instance,
+    actions: &'a [ActionKey],
+    result: &Bytes,
+) -> Result<Option<&'a ActionKey>, StoreError> {
+    if actions.len() > 1 {
+        for action in actions {
+            let function = action.digest.function;
+            let Ok(parsed) = action_result::parse(result.clone(), function) else { break };
+            let named: Vec<_> = action_result::named(&parsed, function).collect();
+            if !cache.store.find_missing(instance, &named).await?.contains(&true) {
+                return Ok(Some(action));
+            }
+        }
+    }
+    Ok(actions.first())
 }
 
 fn found(result: Bytes, function: DigestFunction, asked: &Asked) -> Answer {
@@ -58,7 +87,7 @@ fn not_acceptable(why: &str) -> Answer {
     answer
 }
 
-async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call) -> Answer {
+async fn put(cache: &Cache, instance: &Instance, actions: &[ActionKey], call: Call) -> Answer {
     let (version, mut incoming) = (call.version, call.incoming);
     if let Some(answer) = not_permitted(cache, instance) {
         return refused(answer, incoming, version).await;
@@ -73,6 +102,11 @@ async fn put(cache: &Cache, instance: &Instance, action: &ActionKey, call: Call)
         None => sent,
         Some(Ok(result)) => result.into(),
         Some(Err(error)) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let action = match name_of(cache, instance, actions, &result).await {
+        Ok(Some(action)) => action,
+        Ok(None) => return missing(),
+        Err(error) => return store_error(&error),
     };
     if (is_json || cache.options.result_rule == ResultRule::Strict)
         && let Err(error) = action_result::parse(result.clone(), action.digest.function)

@@ -355,6 +355,7 @@ mod tests {
         let first = places.take().await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         let second = places.take().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
         let third = places.take().await.unwrap();
         // The first has waited for longer than the others, but not since its last request.
         tokio::time::sleep(Duration::from_millis(5)).await;

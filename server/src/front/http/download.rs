@@ -1,7 +1,7 @@
 //! Answers that carry what was found: whole or in part, as it is or compressed, or only the word that the client has it already.
 //!
-//! Always true here: an entity tag is of one sequence of bytes, so that a blob and its zstd frame have two; parts are parts of the blob as
-//! it is, and who asks for one gets it as it is; the answer to HEAD is that of the blob as it is.
+//! Always true here: a blob and its zstd frames have an entity tag each; parts are parts of the blob as it is, and who asks for one gets it
+//! as it is, so that no two frames of one blob are ever put together; the answer to HEAD is that of the blob as it is.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -58,7 +58,14 @@ async fn coded(cache: &Cache, instance: &Instance, hash_hex: &str, found: OpenBl
     // A blob and its part have to be of one coding, or they would not fit together.
     let ranged = asked.headers.contains_key(header::RANGE);
     if get && takes.zstd && (!takes.plain || (takes.rather_zstd && !ranged && !is_known(&asked.headers, &tag))) {
-        return compressed(found, takes, tag, zstd_tag, asked).await;
+        return match found.is_zstd {
+            true => match cache.store.read_zstd(instance, &found.digest, 0).await {
+                Ok(Some(frames)) => stored(frames, zstd_tag),
+                Ok(None) => missing(),
+                Err(error) => store_error(&error),
+            },
+            false => compressed(found, takes, tag, zstd_tag, asked).await,
+        };
     }
     plain(cache, instance, found, Decided::new(asked, tag, Kind::Bytes)).await
 }
@@ -88,8 +95,15 @@ async fn plain(cache: &Cache, instance: &Instance, found: OpenBlob, decided: imp
     }
 }
 
-/// A blob as one zstd frame, or as it is where that is not worth it and the client takes it. A store that has the frame already would be
-/// asked for it here.
+/// A blob as the frames that the store has.
+fn stored(frames: BlobRead, zstd_tag: HeaderValue) -> Answer {
+    match frames {
+        BlobRead::Whole(frame) => encoded(Some(frame.len()), Body::from(frame), zstd_tag),
+        BlobRead::Pieces(frames) => encoded(None, Body::from_stream(frames), zstd_tag),
+    }
+}
+
+/// A blob as one zstd frame, or as it is where that is not worth it and the client takes it.
 async fn compressed(found: OpenBlob, takes: Takes, tag: HeaderValue, zstd_tag: HeaderValue, asked: &Asked) -> Answer {
     let len_bytes = found.digest.size_bytes;
     let (first, rest) = match begin(found.read).await {
@@ -110,10 +124,13 @@ async fn compressed(found: OpenBlob, takes: Takes, tag: HeaderValue, zstd_tag: H
             compression::compress(stream::iter([Ok(first)]).chain(rest).boxed(), len_bytes).map(|frame| (None, Body::from_stream(frame)))
         }
     };
-    let (frame_bytes, body) = match frame {
-        Ok(frame) => frame,
-        Err(error) => return store_error(&error),
-    };
+    match frame {
+        Ok((frame_bytes, body)) => encoded(frame_bytes, body, zstd_tag),
+        Err(error) => store_error(&error),
+    }
+}
+
+fn encoded(frame_bytes: Option<usize>, body: Body, zstd_tag: HeaderValue) -> Answer {
     let mut answer = Response::new(body);
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, Kind::Bytes.value());
