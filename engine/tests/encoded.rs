@@ -212,6 +212,9 @@ fn reclaim_carries_what_is_encoded_as_it_is() {
             engine.put(content(10_000 + id), bytes(id, 60_000)).await.unwrap();
             if id % 20 == 0 {
                 check(&engine).await;
+                // Something is wanted in every block, so that none goes without a copy.
+                let wanted: Vec<_> = (0..=id).step_by(16).map(|id| (content(10_000 + id), None)).collect();
+                engine.lookup(&wanted).await;
             }
         }
         let stats = engine.stats();
