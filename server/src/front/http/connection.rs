@@ -73,8 +73,8 @@ struct Activity {
     /// Whether bytes of an answer wait for the client.
     writing: AtomicBool,
     epoch: Instant,
-    /// Milliseconds from `epoch` to the end of the last answer, or to the beginning.
-    idle_since_ms: AtomicU64,
+    /// Microseconds from `epoch` to the end of the last answer, or to the beginning.
+    idle_since_us: AtomicU64,
     /// Whether it speaks HTTP/2.
     http2: AtomicBool,
     /// Its place is needed.
@@ -89,7 +89,7 @@ impl Activity {
             heading: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             epoch,
-            idle_since_ms: AtomicU64::new(elapsed_ms(epoch)),
+            idle_since_us: AtomicU64::new(elapsed_us(epoch)),
             http2: AtomicBool::new(false),
             end: Notify::new(),
         }
@@ -105,11 +105,11 @@ impl Activity {
     }
 
     fn is_idle_from_now_on(&self) {
-        self.idle_since_ms.store(elapsed_ms(self.epoch), Ordering::Relaxed);
+        self.idle_since_us.store(elapsed_us(self.epoch), Ordering::Relaxed);
     }
 
     fn idle_since(&self) -> Instant {
-        self.epoch + Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed))
+        self.epoch + Duration::from_micros(self.idle_since_us.load(Ordering::Relaxed))
     }
 
     /// Waits until nothing has been asked for `idle_max`.
@@ -149,8 +149,8 @@ impl Drop for Running {
     }
 }
 
-fn elapsed_ms(epoch: Instant) -> u64 {
-    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+fn elapsed_us(epoch: Instant) -> u64 {
+    u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The places for connections.
@@ -201,13 +201,13 @@ impl Places {
         let mut idle: Vec<_> = {
             let taken = self.taken.lock();
             let idle = taken.values().filter(|activity| activity.is_idle());
-            idle.map(|activity| (activity.idle_since_ms.load(Ordering::Relaxed), activity.clone())).collect()
+            idle.map(|activity| (activity.idle_since_us.load(Ordering::Relaxed), activity.clone())).collect()
         };
         if idle.is_empty() {
             return false;
         }
         let ended = (self.max / ENDED_SHARE).clamp(1, idle.len());
-        idle.select_nth_unstable_by_key(ended - 1, |(since_ms, _)| *since_ms);
+        idle.select_nth_unstable_by_key(ended - 1, |(since_us, _)| *since_us);
         tracing::debug!(ended, connections = self.max, "too many HTTP connections: the longest idle are ended");
         for (_, activity) in idle.into_iter().take(ended) {
             activity.end.notify_one();

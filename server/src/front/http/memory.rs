@@ -24,7 +24,7 @@ pub(super) const FREE_BYTES_MAX: u64 = 16 << 10;
 pub(super) const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// What the shares of the small room are together. Less than what the engine lets all uploads fill at the same time (128 MiB), so that
 /// it never runs out because of clients of HTTP that stand still.
-const SMALL_ROOM_BYTES: u32 = 24 << 20;
+const SMALL_ROOM_BYTES: u32 = 16 << 20;
 /// The same for larger shares: of bodies that are gathered whole, and of what decompresses with a large window.
 const LARGE_ROOM_BYTES: u32 = 96 << 20;
 /// How long a client may stand still while others wait for its share.
