@@ -96,7 +96,7 @@ async fn as_many_uploads_run_as_are_set_over_both_protocols() {
     };
     let held = [begin(blobs[0]), begin(blobs[1])];
     while !metrics(&daemon).contains("\nblockstore_engine_running_uploads 2\n") {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let refused = client.put(Blob::new(3, 10_000)).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");

@@ -25,11 +25,12 @@ impl ChunkedBlobs {
         if !self.find_missing(instance, std::slice::from_ref(digest)).await?.contains(&true) {
             return Ok(WriteOutcome::AlreadyPresent);
         }
-        let _work = self.work().await?;
-        self.gather(instance, &list).await?;
+        // Known without a look at any chunk.
         if list.size_bytes() != size_bytes {
             return Err(StoreError::SizeMismatch { declared_bytes: size_bytes, sent_bytes: list.size_bytes() });
         }
+        let _work = self.work().await?;
+        self.gather(instance, &list).await?;
         same(digest, self.hash(instance, &list, digest).await?)?;
         self.inner.put_chunk_list(instance, digest, list.clone()).await?;
         // All of them are there and retained at a time when the list is, too.
