@@ -239,6 +239,9 @@ async fn what_is_not_the_blob_is_refused_and_nothing_comes_of_it() {
     assert_eq!(refused(&server, &blob, &[two.clone(), one.clone()]).await, Code::InvalidArgument);
     assert_eq!(refused(&server, &blob, std::slice::from_ref(&one)).await, Code::InvalidArgument);
     assert_eq!(refused(&server, &blob, &[]).await, Code::InvalidArgument);
+    // Chunks that no blob is as long as, missing or not.
+    let endless = reapi::Digest { size_bytes: i64::MAX - 2, ..absent.clone() };
+    assert_eq!(refused(&server, &blob, &[endless.clone(), endless]).await, Code::InvalidArgument);
     // A chunk with a wrong size is another blob, which is missing.
     assert_eq!(refused(&server, &blob, &[one.clone(), reapi::Digest { size_bytes: 4, ..two.clone() }]).await, Code::NotFound);
     // Larger than any blob may be.

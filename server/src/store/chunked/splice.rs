@@ -25,12 +25,17 @@ impl ChunkedBlobs {
         if !self.find_missing(instance, std::slice::from_ref(digest)).await?.contains(&true) {
             return Ok(WriteOutcome::AlreadyPresent);
         }
-        // Known without a look at any chunk.
-        if list.size_bytes() != size_bytes {
-            return Err(StoreError::SizeMismatch { declared_bytes: size_bytes, sent_bytes: list.size_bytes() });
+        let mismatch = || StoreError::SizeMismatch { declared_bytes: size_bytes, sent_bytes: list.size_bytes() };
+        // No blob is so large: no need to look at any chunk.
+        if list.size_bytes() > i64::MAX as u64 {
+            return Err(mismatch());
         }
         let _work = self.work().await?;
+        // One that is missing is told before a sum that is wrong.
         self.gather(instance, &list).await?;
+        if list.size_bytes() != size_bytes {
+            return Err(mismatch());
+        }
         same(digest, self.hash(instance, &list, digest).await?)?;
         self.inner.put_chunk_list(instance, digest, list.clone()).await?;
         // All of them are there and retained at a time when the list is, too.
