@@ -344,7 +344,7 @@ mod tests {
             _ => RecordKey::Object(object),
         };
         let stored_bytes = payload.len() as u32;
-        let codec = if stored_bytes % 2 == 0 { Codec::Plain } else { Codec::Zstd };
+        let codec = if stored_bytes.is_multiple_of(2) { Codec::Plain } else { Codec::Zstd };
         RecordHead { kind, key, codec, logical_bytes: 5, stored_bytes, epoch: Epoch(2), lsn: Lsn(3), crcs: ChunkCrcs::of(payload) }
     }
 
