@@ -31,8 +31,9 @@ fn text(seed: u64, len: usize) -> Vec<u8> {
     (seed * 10_000_000..).flat_map(|n| format!("{n} is a line of a log, {}\n", n * n % 1009).into_bytes()).take(len).collect()
 }
 
+/// With a cache that holds no piece of a large blob: what rots on the disk shows.
 fn start(dir: &Path, arguments: &str) -> Daemon {
-    Spec::new(env!("CARGO_BIN_EXE_blockstored")).dir(dir, STORE).args("--cache-size 1MiB").args(arguments).start()
+    Spec::new(env!("CARGO_BIN_EXE_blockstored")).dir(dir, STORE).args("--cache-size 4KiB").args(arguments).start()
 }
 
 async fn streams(daemon: &Daemon) -> ByteStreamClient<tonic::transport::Channel> {
