@@ -2,7 +2,7 @@
 //!
 //! Always true here: a series is one of a set that is known in advance ([`labels`]); recording takes no lock and no memory. A request
 //! costs four counters and one histogram, a frame of its body one counter: each a relaxed atomic addition, the histogram five and a
-//! search among its two dozen bounds, about a tenth of a microsecond together. The first request of a kind costs more: its series are
+//! search among its two dozen bounds (not measured). The first request of a kind costs more: its series are
 //! made then. Figures that are kept elsewhere (the engine's, the process's) are read when the page is asked for, one page at a time.
 
 use std::{fmt, sync::OnceLock, time::Duration};
