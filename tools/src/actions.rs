@@ -96,7 +96,7 @@ async fn read(store: &Arc<OfflineStore>, key: &Key, size_bytes: Option<u64>, tol
         return Err(Failure::usage(format!("{told_name} has {} bytes: no message is so large", object.record.size_bytes)));
     }
     let mut all = BytesMut::new();
-    while let Some(piece) = object.next().await {
+    while let Some(piece) = crate::decode::next(&mut object).await {
         all.extend_from_slice(&piece.map_err(told)?);
     }
     Ok(all.freeze())

@@ -96,6 +96,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                         Visited::Record(record, _) if record.kind == RecordKind::LargeObject => large.push(record),
                         Visited::Record(record, payload) => {
                             bar.inc(record.record_bytes);
+                            let payload = match crate::decode::payload(record.codec, payload) {
+                                Ok(payload) => payload,
+                                Err(what) => {
+                                    bad_records += 1;
+                                    eprintln!("blockstore-tool: {} {}", name::of(&record.key, record.size_bytes), defect(what));
+                                    return ControlFlow::Continue(());
+                                }
+                            };
                             let hash = hex::encode(Sha256::digest(&payload));
                             if let Err(error) = append(&mut archive, &record, &hash, &payload[..], &mut sums) {
                                 failed = Some(error);
@@ -176,7 +184,7 @@ async fn append_large(archive: &mut Archive, store: &Arc<OfflineStore>, record: 
     let mut size_bytes = 0;
     let told = |what| eprintln!("blockstore-tool: {} {}", name::of(&record.key, record.size_bytes), defect(what));
     let Ok(Some(mut object)) = store.find(&record.key, Some(record.size_bytes)).await else { return Ok(false) };
-    while let Some(piece) = object.next().await {
+    while let Some(piece) = crate::decode::next(&mut object).await {
         match piece {
             Ok(piece) => {
                 hasher.update(&piece);
@@ -200,7 +208,7 @@ async fn append_large(archive: &mut Archive, store: &Arc<OfflineStore>, record: 
     let out = archive.get_mut();
     out.write_all(head.as_bytes())?;
     let mut object = store.find(&record.key, Some(record.size_bytes)).await.map_err(|_| lost())?.ok_or_else(lost)?;
-    while let Some(piece) = object.next().await {
+    while let Some(piece) = crate::decode::next(&mut object).await {
         out.write_all(&piece.map_err(|_| lost())?)?;
     }
     // Entries of an archive are whole units of 512 bytes.

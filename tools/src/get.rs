@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Verdict, Failure> {
         Some(file) => Box::new(File::create(file).map_err(|error| Failure::usage(format!("--output {}: {error}", file.display())))?),
         None => Box::new(io::stdout().lock()),
     };
-    while let Some(piece) = object.next().await {
+    while let Some(piece) = crate::decode::next(&mut object).await {
         out.write_all(&piece.map_err(told)?)?;
     }
     out.flush()?;

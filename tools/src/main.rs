@@ -6,6 +6,7 @@
 
 mod actions;
 mod bazel_remote;
+mod decode;
 mod export;
 mod format;
 mod generate;

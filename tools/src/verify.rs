@@ -9,11 +9,13 @@ use crate::{
     progress,
     store::{self, Target},
 };
+use blockstore_engine::Codec;
 use blockstore_engine::{
     Key,
     offline::{BadRecord, Check, OfflineStore, Record, RecordKind, StructureReport, Trust, VisitOptions, Visited},
 };
 use blockstore_names::{Hasher, keys};
+use bytes::Bytes;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -217,7 +219,13 @@ fn content_check(counts: Arc<Counts>) -> Check {
             return true;
         };
         counts.hashed.fetch_add(1, Relaxed);
-        let digest = Hasher::digest(function, payload);
+        let digest = match record.codec {
+            Codec::Plain => Hasher::digest(function, payload),
+            codec => match crate::decode::payload(codec, Bytes::copy_from_slice(payload)) {
+                Ok(bytes) => Hasher::digest(function, &bytes),
+                Err(_) => return false,
+            },
+        };
         digest.size_bytes == record.size_bytes && keys::content_key(&digest) == record.key
     })
 }
@@ -257,7 +265,7 @@ async fn hash_of(
     mut hasher: Hasher,
 ) -> Result<Option<Key>, blockstore_engine::offline::Defect> {
     let Some(mut object) = store.find(key, Some(size_bytes)).await? else { return Ok(None) };
-    while let Some(piece) = object.next().await {
+    while let Some(piece) = crate::decode::next(&mut object).await {
         hasher.update(&piece?);
     }
     Ok(Some(keys::content_key(&hasher.finish())))

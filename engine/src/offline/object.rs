@@ -10,6 +10,7 @@ use crate::{
     },
     key::Key,
     read::slot_kind,
+    value::Codec,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -64,7 +65,15 @@ impl OfflineStore {
 }
 
 impl OfflineObject {
-    /// The next piece, none of them larger than about 8 MiB; `None` at the end. After an error there is nothing more to come.
+    /// How each piece stands for the bytes.
+    pub fn codec(&self) -> Codec {
+        match &self.pieces {
+            Pieces::Whole(_) => self.record.codec,
+            Pieces::Parts { manifest, .. } => manifest.codec,
+        }
+    }
+
+    /// The next piece as it is stored, none of them larger than about 8 MiB; `None` at the end. After an error there is nothing more to come.
     pub async fn next(&mut self) -> Option<Result<Bytes, Defect>> {
         match &mut self.pieces {
             Pieces::Whole(bytes) => bytes.take().map(Ok),

@@ -14,6 +14,7 @@ use crate::{
     key::Key,
     map::table::Found,
     recover::State,
+    value::Codec,
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -59,6 +60,8 @@ pub struct Record {
     pub part: Option<u64>,
     /// Size of the object (of this part of it, for a part).
     pub size_bytes: u64,
+    /// How its payload stands for the bytes; of a manifest nothing of its parts.
+    pub codec: Codec,
     /// Bytes that the record takes on the device.
     pub record_bytes: u64,
     /// The block that it is in.
@@ -358,6 +361,7 @@ impl OfflineStore {
                 RecordKey::Object(_) => None,
             },
             size_bytes: head.logical_bytes,
+            codec: head.codec,
             record_bytes: head.shape().extent_bytes as u64,
             block,
             offset_bytes: self.state.layout.block_offset(block) + slot.place.offset_bytes(),
