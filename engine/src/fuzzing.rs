@@ -296,6 +296,12 @@ fn layout(data: &[u8]) {
             assert!(grown.block_count > layout.block_count && grown.log_offset >= layout.device_bytes);
             assert_eq!(Layout::of(&superblock_of(&grown)), Ok(grown));
         }
+        let fewer = layout.device_bytes.saturating_sub(number(data, 8) % layout.device_bytes);
+        if let Ok(shrunk) = layout.shrunk(fewer, option(24)) {
+            possible(&shrunk);
+            assert!(shrunk.block_count <= layout.block_count && shrunk.device_bytes < layout.device_bytes);
+            assert_eq!(Layout::of(&superblock_of(&shrunk)), Ok(shrunk));
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod object;
 mod rebuild;
 mod repair;
 mod report;
+mod shrink;
 mod structures;
 mod visit;
 mod walk;
@@ -36,6 +37,7 @@ pub use report::{
     BlockReport, BlockState, BlockSums, CopyReport, ImageReport, RecoveryReport, RetentionReport, StoreReport, SuperblockCopy,
     SuperblockReport,
 };
+pub use shrink::{Shrink, ShrinkLoss, ShrinkReport, shrunk_bytes_min};
 pub use structures::StructureReport;
 pub use visit::{BadRecord, Check, Defect, Record, RecordKind, VisitOptions, Visited, Want};
 

@@ -188,8 +188,12 @@ pub(crate) async fn recover(device: &Arc<dyn Device>, encode: bool) -> Result<Re
     // Durable before anything is stored that needs it.
     superblock.incompatible |= if encode { FEATURE_ENCODED } else { 0 };
     // Its flush also waits for what the last run left unflushed, which may be much: meanwhile that is read.
-    let written = async { superblocks::write_all(&**device, &superblock, order).await.map_err(io_error("write superblocks")) };
-    let ((), mut state) = try_join(written, load(&**device, found, layout)).await?;
+    let written = async {
+        // First, so that from here on the last two are found where the first two are lost, and no larger store that was here before.
+        superblocks::point_to_end(&**device, &found).await.map_err(io_error("write where the store ends"))?;
+        superblocks::write_all(&**device, &superblock, order).await.map_err(io_error("write superblocks"))
+    };
+    let ((), mut state) = try_join(written, load(&**device, found.clone(), layout)).await?;
     state.superblock = superblock;
     let mut log_tail = state.replay.replay_page;
     if state.previous_covered {

@@ -108,25 +108,52 @@ impl Copy {
     }
 }
 
+const PAGE: u64 = PAGE_BYTES as u64;
+
 /// The four copies, in order. The device may be larger than the store on it: then the last two are where the first two say that the
-/// store ends, unless they are at the end of the device already.
+/// store ends, unless copies of a store as large as the device are at its end. A superblock there that states fewer bytes is none of the
+/// four: it says where to look when the first two say nothing.
 pub(crate) async fn read_copies(device: &dyn Device) -> Result<[Copy; 4], OpenError> {
-    let device_bytes = device.geometry().len_bytes;
-    if device_bytes < 4 * PAGE_BYTES as u64 {
+    let device_bytes = device.geometry().len_bytes / PAGE * PAGE;
+    if device_bytes < 4 * PAGE {
         return Err(OpenError::NotABlockstore(format!("{device_bytes} bytes are too few to hold a store")));
     }
     let [a, b, c, d] = Layout::superblock_offsets(device_bytes);
     let mut copies = [Copy::read(device, a).await, Copy::read(device, b).await, Copy::read(device, c).await, Copy::read(device, d).await];
     let stated = copies.iter().take(2).filter_map(Copy::whole).map(|s| s.device_bytes).max();
-    if let Some(stated) = stated.filter(|bytes| (4 * PAGE_BYTES as u64..device_bytes).contains(bytes)) {
-        let offsets = Layout::superblock_offsets(stated);
-        for (copy, offset) in copies.iter_mut().zip(offsets).skip(2) {
-            if copy.whole().is_none() {
-                *copy = Copy::read(device, offset).await;
-            }
+    let pointed = copies.iter().skip(2).filter_map(Copy::whole).max_by_key(|s| s.sequence).map(|s| s.device_bytes);
+    let end = stated.or(pointed).filter(|bytes| (4 * PAGE..device_bytes).contains(bytes));
+    for (copy, offset) in copies.iter_mut().zip(Layout::superblock_offsets(end.unwrap_or(device_bytes))).skip(2) {
+        match copy.whole().map(|superblock| superblock.device_bytes == device_bytes) {
+            Some(true) => {}
+            None | Some(false) if end.is_some() => *copy = Copy::read(device, offset).await,
+            None => {}
+            Some(false) => copy.state = CopyState::Foreign,
         }
     }
     Ok(copies)
+}
+
+/// On a device that is larger than the store on it: has the superblock of that store at its end, durably, unless one is there that states
+/// as many bytes. Without it the last two copies could not be found if the first two were lost together; and copies of a larger store
+/// that was there before are no longer found.
+pub(crate) async fn point_to_end(device: &dyn Device, superblock: &Superblock) -> io::Result<()> {
+    let device_bytes = device.geometry().len_bytes / PAGE * PAGE;
+    if device_bytes < superblock.device_bytes + 2 * PAGE {
+        return Ok(());
+    }
+    let mut written = false;
+    for offset in Layout::superblock_offsets(device_bytes).into_iter().skip(2) {
+        let there = Copy::read(device, offset).await;
+        let same = |s: &Superblock| (s.uuid, s.device_bytes) == (superblock.uuid, superblock.device_bytes);
+        if !there.whole().is_some_and(same) {
+            let mut page = AlignedBuf::zeroed(PAGE_BYTES);
+            superblock.encode(&mut page);
+            device.write(offset, page).await.1?;
+            written = true;
+        }
+    }
+    if written { device.flush().await } else { Ok(()) }
 }
 
 /// Finds the superblock in force, and the order in which the next one must be written. The returned sequence is the highest seen in

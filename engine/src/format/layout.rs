@@ -99,9 +99,14 @@ impl Layout {
             .map(|n| n.div_ceil(LOAD_RECLAIM_PERCENT).div_ceil(u64::from(SLOTS_PER_UNIT)))
             .and_then(|n| u32::try_from(n).ok())
             .ok_or_else(|| format!("table for {objects} objects: too many"))?;
+        Ok((units, Self::log_pages(device_bytes, units)))
+    }
+
+    /// Pages of a log for a device of this size with a table of so many units.
+    pub(crate) fn log_pages(device_bytes: u64, units: u32) -> u64 {
         let slots = u64::from(units) * u64::from(SLOTS_PER_UNIT);
         let log_bytes = if device_bytes < 256 * MIB { device_bytes / 16 } else { (64 * slots).max(16 * MIB) };
-        Ok((units, log_bytes / PAGE))
+        log_bytes / PAGE
     }
 
     pub(crate) fn image_bytes(blocks: u32, units: u32) -> u64 {

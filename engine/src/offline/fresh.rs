@@ -54,13 +54,19 @@ impl OfflineStore {
     }
 }
 
+/// What was there before a store that is smaller than its device must not be found again: done before anything else is written.
+pub(super) async fn point_to_end(device: &dyn Device, superblock: &Superblock) -> Result<(), OpenError> {
+    superblocks::point_to_end(device, superblock).await.map_err(io_error("write where the store ends"))
+}
+
 pub(super) fn io_error(action: &str) -> impl FnOnce(std::io::Error) -> OpenError {
     let action = action.to_string();
     move |source| OpenError::Io { action, source }
 }
 
 impl Fresh<'_> {
-    pub(super) async fn put_in_force(self) -> Result<(), OpenError> {
+    /// Gives the superblock that is in force then.
+    pub(super) async fn put_in_force(self) -> Result<Superblock, OpenError> {
         let Self { device, mut superblock, layout, mask, table, rows, tick, after, page, order } = self;
         let before = superblock.image;
         let image = ImageInForce {
@@ -94,6 +100,7 @@ impl Fresh<'_> {
         superblock.previous_image = ImageInForce::default();
         superblock.mark = after;
         superblock.clean = true;
-        superblocks::write_all(device, &superblock, order).await.map_err(io_error("write superblocks"))
+        superblocks::write_all(device, &superblock, order).await.map_err(io_error("write superblocks"))?;
+        Ok(superblock)
     }
 }

@@ -43,9 +43,13 @@ pub struct GrowReport {
 /// The least size in bytes to which the store on a device can grow, with a table for `objects` (`None`: one per 8 KiB).
 ///
 /// # Errors
-/// Those of opening.
+/// Those of opening, or a superblock is damaged: then its device must not be made larger.
 pub async fn grown_bytes_min(device: &Arc<dyn Device>, objects: Option<u64>) -> Result<u64, OpenError> {
     let store = OfflineStore::read(device.clone(), Trust::Two).await?;
+    // On a larger device the last two are found by what the first two say.
+    if store.copies.iter().any(|copy| copy.whole().is_none()) {
+        return Err(OpenError::Unusable("superblocks are damaged: repair the store before it grows".into()));
+    }
     store.state.layout.grown_bytes_min(objects).map_err(OpenError::Geometry)
 }
 

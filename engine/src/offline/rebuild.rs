@@ -10,7 +10,7 @@
 
 use super::{
     PAGE, Trust, choose,
-    fresh::{Fresh, beyond, io_error},
+    fresh::{Fresh, beyond, io_error, point_to_end},
     walk::{Walked, Walker},
 };
 use crate::{
@@ -214,6 +214,7 @@ pub async fn rebuild(device: &Arc<dyn Device>, mut progress: impl FnMut(u64)) ->
     superblock.epoch = superblock.epoch.max(found.highest.0).max(log.epoch);
     superblock.epoch.0 += 1;
 
+    point_to_end(&**device, &superblock).await?;
     let stamps = stamps(&layout, &rows);
     table.restamp_by_place(|place| layout.physical(place.vbn).and_then(|physical| stamps.get(physical as usize)).copied());
     for (physical, row) in (0u32..).zip(&rows).filter(|(_, row)| row.head.is_none() && row.walked.records > 0) {

@@ -3,7 +3,10 @@
 //! Always true here: a record goes only if its checksums failed in bytes that the device could read, or if it lists parts that are not
 //! there; one that the device cannot read stays, unless that is asked for. A store without damage is not written to.
 
-use super::{BadRecord, Defect, OfflineStore, PAGE, Trust, VisitOptions, Visited, fresh::Fresh, fresh::io_error};
+use super::{
+    BadRecord, Defect, OfflineStore, PAGE, Trust, VisitOptions, Visited,
+    fresh::{Fresh, io_error, point_to_end},
+};
 use crate::{
     device::{AlignedBuf, Device, PAGE_BYTES},
     error::OpenError,
@@ -100,6 +103,7 @@ pub async fn repair(
     }
 
     let state = &store.state;
+    point_to_end(&**device, &state.superblock).await?;
     for (physical, row) in (0u32..).zip(&state.rows).filter(|(_, row)| row.live) {
         let offset = state.layout.block_offset(physical);
         let (page, result) = device.read(offset, AlignedBuf::take(PAGE as usize)).await;

@@ -77,6 +77,8 @@ pub struct Record {
     /// What its slot is made from.
     pub(super) location: Location,
     pub(super) stamp: u8,
+    /// Of a part: the upload that it came with.
+    pub(super) upload_id: Option<[u8; 16]>,
 }
 
 /// What is wrong with a record.
@@ -376,6 +378,10 @@ impl OfflineStore {
                 extent_bytes: head.shape().extent_bytes as u32,
             },
             stamp: slot.stamp,
+            upload_id: match head.key {
+                RecordKey::Part { upload_id, .. } => Some(upload_id),
+                RecordKey::Object(_) => None,
+            },
         }
     }
 
