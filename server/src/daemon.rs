@@ -5,6 +5,7 @@
 //! is zero only after a clean close.
 
 use crate::{
+    addresses::Addresses,
     config::{Durability, Place, Refusal, Settings},
     front::{
         gate::Gate,
@@ -125,6 +126,11 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
     let (engine, report) = tokio::select! {
         opened = open(&settings) => opened?,
         signal = signals.next() => return Err(format!("stopped by {} before the store was open", signal.name)),
+    };
+    // While the store is held, and not before: what is there of another server is that one's.
+    let _told = match &settings.place {
+        Place::File { dir, .. } => Addresses { grpc: grpc_addr, http: http_addr, pid: std::process::id() }.tell(dir),
+        Place::Device { .. } => None,
     };
     let stats = engine.stats();
     info!(

@@ -110,7 +110,7 @@ async fn open_in_dir(settings: &Settings, dir: &Path, size_bytes: Option<u64>) -
     {
         warn!(
             "--size {} differs from the size that the store was created with, {}, which it keeps; \
-             to change it, stop blockstored and use `blockstore-tool grow`",
+             to change it, stop blockstored and use `blockstore-tool grow` or `shrink`",
             ByteSize(asked_bytes),
             ByteSize(formatted_bytes)
         );

@@ -2,13 +2,15 @@
 
 use crate::{
     output::{self, Failure, Lines, Verdict, bytes},
-    store::{self, Target},
+    served::{self, Address},
+    store,
 };
 use blockstore_engine::offline::{BlockReport, BlockState, StoreReport, SuperblockCopy, Trust};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 use std::{
     io::{self, IsTerminal},
+    path::PathBuf,
     time::Instant,
 };
 
@@ -16,21 +18,45 @@ use std::{
 const MAP_COLUMNS: usize = 64;
 const MAP_LINES_MAX: usize = 64;
 
-/// Say what a store is: superblocks, geometry, log, images, blocks, objects, ages, and what opening it would do
+/// Say what a store is: superblocks, geometry, log, images, blocks, objects, ages, and what opening it would do. Of a store that a server
+/// holds, what the server says
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    target: Target,
+    /// The directory given to `blockstored --dir`, a store's file, or a device
+    #[arg(required_unless_present = "server")]
+    store: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Ask the server that answers HTTP there. One that holds the store of a directory is found without
+    #[arg(long, value_name = "[http://][USER:PASSWORD@]HOST:PORT", conflicts_with = "store")]
+    server: Option<Address>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<Verdict, Failure> {
     let start = Instant::now();
-    let path = arguments.target.path();
-    let store = store::read(&path, false, Trust::One).await?;
+    let path = match (&arguments.server, &arguments.store) {
+        (Some(address), _) => {
+            let status = served::ask(address).await.map_err(Failure::cannot_open)?;
+            return served::print(address, &status, arguments.json);
+        }
+        (None, Some(store)) => store::path(store),
+        (None, None) => return Err(Failure::usage("give a STORE, or --server")),
+    };
+    let store = match store::read(&path, false, Trust::One).await {
+        Err(held) if held.is_held() => {
+            let Some(address) = served::beside(&path) else {
+                return Err(held.but("if that is a server, give its HTTP port: --server HOST:PORT"));
+            };
+            let status = served::ask(&address).await.map_err(|why| held.but(why))?;
+            return served::print(&address, &status, arguments.json);
+        }
+        read => read?,
+    };
     let recovery_ms = start.elapsed().as_millis() as u64;
     let report = store.report();
     let verdict = Verdict::of(report.is_damaged());
-    match arguments.target.json {
+    match arguments.json {
         true => output::json(&document(&report, recovery_ms, verdict))?,
         false => print(&report, recovery_ms, verdict)?,
     }

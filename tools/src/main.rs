@@ -6,6 +6,7 @@
 
 mod actions;
 mod bazel_remote;
+mod bench;
 mod decode;
 mod export;
 mod format;
@@ -20,6 +21,8 @@ mod output;
 mod progress;
 mod rebuild;
 mod repair;
+mod served;
+mod shrink;
 mod store;
 mod verify;
 
@@ -49,8 +52,10 @@ enum Command {
     Repair(repair::Arguments),
     Format(format::Arguments),
     Grow(grow::Arguments),
+    Shrink(shrink::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
+    Bench(bench::Arguments),
     Man(generate::Man),
     Completions(generate::Completions),
 }
@@ -72,8 +77,10 @@ fn main() -> ExitCode {
             Command::Repair(arguments) => repair::run(arguments).await,
             Command::Format(arguments) => format::run(arguments).await,
             Command::Grow(arguments) => grow::run(arguments).await,
+            Command::Shrink(arguments) => shrink::run(arguments).await,
             Command::Export(arguments) => export::run(arguments).await,
             Command::Import(arguments) => import::run(arguments).await,
+            Command::Bench(arguments) => bench::run(arguments).await,
             Command::Man(arguments) => generate::man(arguments),
             Command::Completions(arguments) => generate::completions(arguments),
         }

@@ -12,6 +12,9 @@ use std::{
     process::ExitCode,
 };
 
+/// Exit status for a store that another process has.
+const HELD: u8 = 4;
+
 /// What a command found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -49,7 +52,15 @@ impl Failure {
         Self { status: 3, line: line.to_string() }
     }
     pub(crate) fn held(line: impl fmt::Display) -> Self {
-        Self { status: 4, line: line.to_string() }
+        Self { status: HELD, line: line.to_string() }
+    }
+    /// Whether another process has the store.
+    pub(crate) fn is_held(&self) -> bool {
+        self.status == HELD
+    }
+    /// The same, with more to say.
+    pub(crate) fn but(&self, more: impl fmt::Display) -> Self {
+        Self { status: self.status, line: format!("{}; {more}", self.line) }
     }
     /// Prints the line.
     pub(crate) fn told(self) -> ExitCode {

@@ -17,3 +17,12 @@ pub(crate) fn bytes(what: &'static str, total_bytes: u64) -> ProgressBar {
     bar.set_message(what);
     bar
 }
+
+/// A bar that counts steps; invisible where stderr is no terminal.
+pub(crate) fn steps(what: &'static str, steps: u64) -> ProgressBar {
+    let bar = bytes(what, steps);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}

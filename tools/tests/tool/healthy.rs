@@ -258,7 +258,9 @@ fn a_new_store_is_formatted_and_empty() {
 fn manual_pages_and_completions_know_every_command() {
     let dir = tempfile::TempDir::new().unwrap();
     assert_eq!(status(&tool(&["man"], dir.path())), 0);
-    for command in ["inspect", "verify", "ls", "get", "cat-action", "rebuild", "repair", "format", "grow", "export", "import"] {
+    for command in
+        ["inspect", "verify", "ls", "get", "cat-action", "rebuild", "repair", "format", "grow", "shrink", "export", "import", "bench"]
+    {
         let page =
             fs::read_to_string(dir.path().join(format!("blockstore-tool-{command}.1"))).unwrap_or_else(|_| panic!("a page for {command}"));
         assert!(page.contains("STORE") || page.contains("store"), "{command}");

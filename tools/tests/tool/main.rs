@@ -3,10 +3,16 @@
 
 mod archive;
 mod bazel_remote;
+mod bench;
+mod compressed;
 mod damage;
 mod grow;
 mod healthy;
+mod matrix;
 mod random;
 mod rebuild;
 mod refusals;
+mod served;
+mod server;
+mod shrink;
 mod store;

@@ -5,7 +5,7 @@ use blockstore_engine::device::{DeviceOptions, open_file};
 use std::fs;
 use tempfile::TempDir;
 
-const ALL: [&[&str]; 10] = [
+const ALL: [&[&str]; 11] = [
     &["inspect"],
     &["inspect", "--json"],
     &["verify"],
@@ -15,6 +15,7 @@ const ALL: [&[&str]; 10] = [
     &["rebuild"],
     &["repair"],
     &["grow"],
+    &["shrink", "--size", "40MiB"],
     &["export", "/nonexistent/archive"],
 ];
 

@@ -45,7 +45,7 @@ pub(crate) fn blob(function: DigestFunction, data: &[u8]) -> (Digest, Key) {
     (digest, keys::content_key(&digest))
 }
 
-fn ordered(key: &Key) -> (u8, u8, [u8; 32]) {
+pub(crate) fn ordered(key: &Key) -> (u8, u8, [u8; 32]) {
     (key.space as u8, key.function, key.hash)
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn serves(path: &Path, contents: &Contents, lost: &[Key]) {
     });
 }
 
-async fn collect(object: blockstore_engine::Object) -> Bytes {
+pub(crate) async fn collect(object: blockstore_engine::Object) -> Bytes {
     let mut reader = object.reader(0, None).unwrap();
     let mut all = Vec::new();
     while let Some(piece) = reader.next().await {
