@@ -128,7 +128,7 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
         signal = signals.next() => return Err(format!("stopped by {} before the store was open", signal.name)),
     };
     // While the store is held, and not before: what is there of another server is that one's.
-    let _told = match &settings.place {
+    let told = match &settings.place {
         Place::File { dir, .. } => Addresses { grpc: grpc_addr, http: http_addr, pid: std::process::id() }.tell(dir),
         Place::Device { .. } => None,
     };
@@ -219,6 +219,8 @@ async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), St
             "blobs that were stored"
         );
     }
+    // Before the store is let go of: from then on another server may say where it answers.
+    drop(told);
     let closed = engine.close().await;
     // Last, so that probes are answered until then.
     http_goodbye.send_replace(true);

@@ -1,11 +1,20 @@
 //! Growing in place, killed at any moment.
+//!
+//! `BLOCKSTORE_TOOL_GROW_MIB=1024 cargo test --release -p blockstore-tool --test tool killed_while_it_grows -- --nocapture` is the long form: a store
+//! of 1 GiB, six tenths full, grows to 2 GiB and is killed at 20 random moments. It needs 3 GiB under `TMPDIR`.
 
 use crate::store::*;
+use blockstore_engine::{
+    Engine, FormatOptions, OpenOptions,
+    device::{DeviceOptions, create_file},
+};
+use blockstore_names::DigestFunction;
 use std::{
     fs,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
 #[test]
 fn a_store_grows_and_keeps_everything() {
@@ -55,7 +64,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     assert!(stderr(&output).contains("repair the store"), "{}", stderr(&output));
     // The file is larger, the store is what it was, and opens.
     assert_eq!(number(&made.inspect(), "/store_bytes"), number(&before, "/store_bytes"));
-    made.serves_all_but(&[blockstore_names::keys::content_key(&blob(blockstore_names::DigestFunction::Sha256, &data(7, 507)).0)]);
+    made.serves_all_but(&[blockstore_names::keys::content_key(&blob(DigestFunction::Sha256, &data(7, 507)).0)]);
 }
 
 #[test]
@@ -94,4 +103,68 @@ fn a_grow_that_is_killed_at_any_moment_loses_nothing_and_can_be_finished() {
         }
     }
     assert!(unfinished > 0, "some were killed before they were done");
+}
+
+/// A store of `mib`, six tenths full of blobs of all sizes and of names.
+fn large(mib: u64) -> Made {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("store.blockstore");
+    let mut contents = Contents::new();
+    run(async {
+        let device = create_file(&path, mib << 20, DeviceOptions::default()).unwrap();
+        Engine::format(device.clone(), &FormatOptions::default()).await.unwrap();
+        let (engine, _) = Engine::open(device, OpenOptions::default()).await.unwrap();
+        let (mut id, mut bytes) = (0, 0);
+        while bytes < (mib << 20) * 6 / 10 {
+            let len = [300, 3000, 30_000, 300_000, 3_000_000][id as usize % 5];
+            let data = data(id, len);
+            let key = if id % 10 == 1 { action_key(id, "main") } else { blob(DigestFunction::Sha256, &data).1 };
+            engine.put(key, data.clone()).await.unwrap();
+            contents.insert(ordered(&key), data);
+            (id, bytes) = (id + 1, bytes + len as u64);
+        }
+        // As a kill leaves it: the log counts.
+        engine.flush().await.unwrap();
+    });
+    Made { dir, path, contents }
+}
+
+/// The real process, killed at moments that are spread over all of its work.
+#[test]
+fn a_store_that_is_killed_while_it_grows_loses_nothing() {
+    let mib: u64 = std::env::var("BLOCKSTORE_TOOL_GROW_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(64);
+    let rounds = if mib > 64 { 20 } else { 6 };
+    let made = large(mib);
+    let original = made.dir.path().join("original");
+    fs::copy(&made.path, &original).unwrap();
+    let size = format!("{}MiB", 2 * mib);
+    let begin = Instant::now();
+    assert_eq!(status(&tool(&["grow", "--size", &size], &made.path)), 0);
+    let whole = begin.elapsed();
+    let (mut unfinished, mut random) = (0, 0x9e37_79b9_7f4a_7c15u64);
+    for round in 0..rounds {
+        fs::copy(&original, &made.path).unwrap();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_blockstore-tool"))
+            .args(["grow", made.path.to_str().unwrap(), "--size", &size])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let wait = whole * (random % 1000) as u32 / 1000;
+        std::thread::sleep(wait);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let report = made.inspect();
+        let bytes = number(&report, "/store_bytes");
+        assert!(bytes == mib << 20 || bytes == 2 * mib << 20, "round {round}: {bytes}");
+        assert_eq!((report["verdict"].as_str(), number(&report, "/objects/total")), (Some("sound"), made.contents.len() as u64));
+        unfinished += u64::from(bytes == mib << 20);
+        assert_eq!(status(&tool(&["verify", "--content"], &made.path)), 0, "round {round}");
+        made.serves_all_but(&[]);
+        println!("killed after {wait:?} of {whole:?}: {} MiB, {} objects are there", bytes >> 20, made.contents.len());
+    }
+    println!("{unfinished} of {rounds} were killed before the larger store was in force");
 }
