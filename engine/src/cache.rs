@@ -52,6 +52,13 @@ impl RecordCache {
     pub(crate) fn get(&self, place: Place, first_chunk: u32) -> Option<Piece> {
         self.cache.as_ref()?.get(&(place.as_u64(), first_chunk))
     }
+    /// Keeps a copy of a piece whose bytes lie in somebody else's buffer, which may be any number of times as large.
+    pub(crate) fn put_copy(&self, place: Place, first_chunk: u32, piece: Piece) {
+        if let Some(cache) = &self.cache {
+            let data = Bytes::copy_from_slice(&piece.data);
+            cache.insert((place.as_u64(), first_chunk), Piece { data, ..piece });
+        }
+    }
     /// Keeps a verified piece and gives it back, in the buffer in which it is kept.
     pub(crate) fn put(&self, place: Place, first_chunk: u32, mut piece: Piece) -> Piece {
         let Some(cache) = &self.cache else { return piece };

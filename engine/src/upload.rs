@@ -255,7 +255,7 @@ fn applied(outcome: Option<&Outcome>) -> Result<Outcome, PutError> {
 fn remember(core: &Core, outcome: &Outcome, key: RecordKey, kind: RecordKind, value: Value, crcs: Crcs) {
     let Value { payload: data, size_bytes: logical_bytes, codec } = value;
     let head = RecordHead { kind, key, codec, logical_bytes, stored_bytes: data.len() as u32, epoch: core.epoch, lsn: outcome.lsn, crcs };
-    core.cache.put(outcome.place, 0, Piece { head: Arc::new(head), data });
+    core.cache.put_copy(outcome.place, 0, Piece { head: Arc::new(head), data });
 }
 
 /// Whole objects that go to the sequencer together. `items` are content keys with the turn that the caller has, and named keys; each
