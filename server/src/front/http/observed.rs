@@ -24,13 +24,15 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let path = request.uri().path();
-        let record = self.observer.request(Verb::of(request.method()), handler(path), peer, request.headers());
+        let what = (Verb::of(request.method()), handler(path));
+        let record = self.observer.request(what.0, what.1, peer, request.headers());
         if let Some(details) = record.details() {
             details.set_resource(|| Resource::name(path.as_bytes()));
         }
         let bodiless = request.method() == Method::HEAD;
         let request = request.map(|body| Body::new(Metered::new(&record, body)));
-        answered(record, self.answer(request).await, bodiless)
+        let answer = self.answer(request, what, record.details()).await;
+        answered(record, answer, bodiless)
     }
 }
 
