@@ -238,6 +238,13 @@ impl<B> Counted<B> {
     }
 }
 
+impl<B: Default> Counted<B> {
+    /// Counts as long, and has no body.
+    pub fn emptied(self) -> Self {
+        Self { body: B::default(), ..self }
+    }
+}
+
 impl<B: Default> Default for Counted<B> {
     fn default() -> Self {
         Self { token: None, body: B::default() }
