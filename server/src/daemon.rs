@@ -310,13 +310,18 @@ fn guard(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Option<Guard>, S
 /// Says that credentials are asked for, and warns where others on the way would see them.
 fn tell_of_users(guard: &Guard, addresses: &[SocketAddr]) {
     info!(users = guard.users(), "credentials are asked for");
-    for address in addresses.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+    for address in addresses.iter().filter(|address| others_can_listen(address)) {
         warn!(
             %address,
             "names and passwords arrive there as they are, and whoever is on the way can read them: \
              have a proxy in front that speaks TLS, or listen on 127.0.0.1"
         );
     }
+}
+
+/// Whether what arrives at an address may have been on a network.
+fn others_can_listen(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
 }
 
 /// Has log files opened and users read again at each SIGHUP, from now on. Without either that signal ends the process, as it does by
@@ -363,5 +368,26 @@ impl Signals {
             _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
         };
         Received { name, number: kind.as_raw_value() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_listens_on_the_way_to_this_machine_itself() {
+        for (address, others) in [
+            ("127.0.0.1:1", false),
+            ("127.1.2.3:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("10.0.0.1:1", true),
+            ("[::ffff:10.0.0.1]:1", true),
+        ] {
+            assert_eq!(others_can_listen(&address.parse().unwrap()), others, "{address}");
+        }
     }
 }

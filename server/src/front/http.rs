@@ -132,8 +132,9 @@ impl Front {
         let answer = |answer: Answer| answer.map(|body| Counted::new(None, body));
         let (head, body) = request.into_parts();
         let version = head.version;
+        let admitted = self.gate.admit(what.0, what.1, &head.headers, details).await;
         let incoming = Incoming::new(&head.headers, body, self.limits.stall_max());
-        if let Err(refusal) = self.gate.admit(what.0, what.1, &head.headers, details).await {
+        if let Err(refusal) = admitted {
             return answer(refused(answer::not_admitted(&refusal), incoming, version).await);
         }
         let target = match Target::parse(head.uri.path()) {
