@@ -22,10 +22,12 @@ use crate::{
 
 mod action_cache;
 mod batch;
+mod batch_wire;
 mod capabilities;
 mod chunks;
 mod find_missing;
 mod grpc;
+mod pieces;
 mod read;
 mod request;
 mod resource;
