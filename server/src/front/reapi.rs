@@ -38,7 +38,7 @@ mod tree;
 mod wire;
 mod write;
 
-pub use status::store_status;
+pub use status::{retry_later, store_status};
 pub use suspended::{SuspendedLimits, SuspendedReading};
 pub use tool::{METADATA, ToolRules, request_metadata};
 

@@ -23,6 +23,7 @@ use tonic::Status;
 
 use super::pieces::Pieces;
 use crate::{
+    auth::Rights,
     front::observe::Details,
     log::access::Resource,
     metrics::{
@@ -376,10 +377,17 @@ impl Body for Answer {
 /// A call: its headers and its messages.
 pub(super) struct Call {
     pub(super) headers: HeaderMap,
+    extensions: http::Extensions,
     pub(super) messages: Messages,
 }
 
 impl Call {
+    /// What the caller may do. Who gets this far may do what was called.
+    pub(super) fn rights(&self) -> Rights {
+        // Nobody says so where everybody may do everything.
+        self.extensions.get().copied().unwrap_or(Rights::ALL)
+    }
+
     /// Says what the call is about, for the logs.
     pub(super) fn about(&self, resource: Resource) {
         if let Some(details) = &self.messages.meter.details {
@@ -408,7 +416,7 @@ where
             let metrics = budget.metrics.clone();
             let meter = Meter { metrics: metrics.clone(), method, details: head.extensions.get::<Arc<Details>>().cloned() };
             let messages = Messages::new(body, meter, message_bytes_max, budget.clone());
-            let answer = handler(state.clone(), Call { headers: head.headers, messages });
+            let answer = handler(state.clone(), Call { headers: head.headers, extensions: head.extensions, messages });
             async move {
                 Ok::<_, Infallible>(match answer.await {
                     Ok(answer) => {
