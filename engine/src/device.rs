@@ -13,6 +13,7 @@ mod sim;
 mod sync;
 mod uring;
 
+pub(crate) use buf::taken_bytes;
 pub use buf::{AlignedBuf, BufferPoolStats, RETAINED_BYTES_MAX, buffer_pool_stats};
 pub use open::{
     DeviceError, DeviceOptions, Direct, IoBackend, create_file, extend_file, first_and_last_mib_are_zero, open_any, open_block_device,

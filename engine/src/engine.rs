@@ -8,6 +8,7 @@ use crate::{
     device::{AlignedBuf, Device, DeviceCounters, PAGE_BYTES},
     error::{OpenError, PutError},
     format::{
+        crc::Crcs,
         layout::Layout,
         record::{PACKED_BYTES_MAX, RecordKey, RecordKind},
         superblock::{ImageInForce, Superblock},
@@ -15,7 +16,7 @@ use crate::{
     },
     key::{Key, KeySpace},
     map::held::HeldSlots,
-    read::{self, Object},
+    read::{self, Checksummed, Object},
     recover::{Recovered, State, recover},
     rotation,
     sequencer::{Change, PackedRecord, Sequencer},
@@ -28,7 +29,6 @@ use crate::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -276,6 +276,12 @@ impl Engine {
         read::find_object(self.core(), key, size_bytes).await
     }
 
+    /// The bytes of an object that is in the cache as a whole and is not encoded, without waiting for anything. `None` is no miss: ask
+    /// [`Engine::get`] then.
+    pub fn get_cached(&self, key: &Key, size_bytes: Option<u64>) -> Option<Checksummed> {
+        read::cached_whole(self.core(), key, size_bytes)
+    }
+
     /// Puts a whole object from memory: content of any size, or a named value of at most [`Engine::named_bytes_max`].
     pub async fn put(&self, key: Key, data: Bytes) -> Result<PutOutcome, PutError> {
         let core = self.core();
@@ -304,9 +310,8 @@ impl Engine {
     pub async fn put_values(&self, items: Vec<(Key, Value)>) -> Vec<Result<PutOutcome, PutError>> {
         let core = self.core();
         let mut results: Vec<Option<Result<PutOutcome, PutError>>> = vec![None; items.len()];
-        let mut pending: Vec<(usize, Key, Value, Option<Lead>)> = Vec::new();
+        let mut pending: Vec<(usize, Key, Value, Option<Lead>)> = Vec::with_capacity(items.len().min(BATCH_OBJECTS_MAX));
         let mut pending_bytes = 0;
-        let mut led: HashMap<Key, usize> = HashMap::new();
         let mut later = Vec::new();
         for (index, (key, value)) in items.into_iter().enumerate() {
             if let Err(e) = self.check_value(&key, &value) {
@@ -316,12 +321,13 @@ impl Engine {
             if key.space == KeySpace::Named {
                 pending_bytes += value.payload.len();
                 pending.push((index, key, value, None));
-            } else if value.payload.len() > PACKED_BYTES_MAX || led.contains_key(&key) {
-                // Larger ones are written on their own; the second of equals finds the first.
+            } else if value.payload.len() > PACKED_BYTES_MAX {
+                // Larger ones are written on their own.
                 later.push((index, key, value));
                 continue;
             } else {
-                // Whoever leads keys of its own must not wait for other leaders: two batches could wait for each other.
+                // Whoever leads keys of its own must not wait for other leaders: two batches could wait for each other. Nor for itself:
+                // the second of equals finds the first afterwards.
                 let begun = match upload::try_begin_content(core, &key, value.size_bytes) {
                     Some(begun) => begun,
                     None => {
@@ -335,7 +341,6 @@ impl Engine {
                         results[index] = Some(Ok(PutOutcome::AlreadyPresent));
                     }
                     BeginContent::Lead(lead) => {
-                        led.insert(key, index);
                         pending_bytes += value.payload.len();
                         pending.push((index, key, value, Some(lead)));
                     }
@@ -358,13 +363,11 @@ impl Engine {
             return;
         }
         let indexes: Vec<usize> = pending.iter().map(|p| p.0).collect();
-        let (items, leads): (Vec<_>, Vec<_>) = pending.into_iter().map(|(_, key, value, lead)| ((key, value), lead)).unzip();
-        let outcome = upload::put_many(self.core(), items).await;
-        match outcome {
+        let items = pending.into_iter().map(|(_, key, value, lead)| (key, value, lead)).collect();
+        match upload::put_many(self.core(), items).await {
             Ok(stored) => indexes.iter().zip(stored).for_each(|(i, r)| results[*i] = Some(r.map(|()| PutOutcome::Stored))),
             Err(e) => indexes.iter().for_each(|i| results[*i] = Some(Err(e.clone()))),
         }
-        leads.into_iter().flatten().for_each(Lead::published);
     }
 
     async fn put_alone(&self, key: Key, value: Value) -> Result<PutOutcome, PutError> {
@@ -433,7 +436,7 @@ impl Engine {
                 codec: Codec::Plain,
                 logical_bytes: 0,
                 payload: Bytes::new(),
-                crcs: Vec::new(),
+                crcs: Crcs::new(),
                 accept_bytes: 0,
             };
             let outcomes = core.submit(vec![Change::Tombstone { record, from: found.place }], 1, Reserved::none(core)).await?;

@@ -9,7 +9,7 @@ use crate::{
     device::{AlignedBuf, PAGE_BYTES},
     error::ReadError,
     format::{
-        crc::CHUNK_BYTES,
+        crc::{CHUNK_BYTES, Crcs},
         record::{Manifest, RecordFault, RecordHead, RecordKey, RecordKind},
         types::{KeyHash, LengthClass, Lsn, Place, SizeCheck, SlotKind},
     },
@@ -254,6 +254,24 @@ pub(crate) async fn find_object(core: &Arc<Core>, key: &Key, size_bytes: Option<
     object
 }
 
+/// An object of one record that is in the cache, unless it is encoded; without waiting for anything. `None` says nothing.
+pub(crate) fn cached_whole(core: &Core, key: &Key, size_bytes: Option<u64>) -> Option<Checksummed> {
+    let record_key = RecordKey::Object(*key);
+    let hash = core.hash(&record_key);
+    for found in core.table.find(&hash, slot_kind(key), size_bytes.map(SizeCheck::of)).iter() {
+        let Some(Piece { head, data }) = core.cache.get(found.place, 0) else { continue };
+        let wanted = head.key == record_key && size_bytes.is_none_or(|size_bytes| size_bytes == head.logical_bytes);
+        let whole = head.codec == Codec::Plain && head.kind != RecordKind::Manifest && data.len() as u64 == head.logical_bytes;
+        if wanted && whole {
+            core.touch(&found);
+            count(&core.counters.cache_hits, 1);
+            count(&core.counters.hits, 1);
+            return Some(Checksummed(data));
+        }
+    }
+    None
+}
+
 impl Object {
     /// Parts that no slot leads to as a whole yet. `place` is that of the first.
     pub(crate) fn of_parts(core: &Arc<Core>, key: Key, size_bytes: u64, manifest: Manifest, place: Place) -> Self {
@@ -265,7 +283,7 @@ impl Object {
             stored_bytes: 0,
             epoch: core.epoch,
             lsn: Lsn(0),
-            crcs: Vec::new(),
+            crcs: Crcs::new(),
         };
         let first = Piece { head: Arc::new(head), data: Bytes::new() };
         Self { core: core.clone(), key, place, first, manifest: Some(Arc::new(manifest)) }

@@ -12,6 +12,7 @@ use crate::{
     device::PAGE_BYTES,
     error::PutError,
     format::{
+        crc::Crcs,
         image::BlockRow,
         log::{Location, UNITS_PER_PAGE},
         record::{RecordKey, RecordKind},
@@ -52,7 +53,7 @@ pub(crate) struct PackedRecord {
     pub(crate) codec: Codec,
     pub(crate) logical_bytes: u64,
     pub(crate) payload: Bytes,
-    pub(crate) crcs: Vec<u32>,
+    pub(crate) crcs: Crcs,
     /// Bytes that count as accepted with it besides its own.
     pub(crate) accept_bytes: u64,
 }

@@ -14,7 +14,7 @@ use crate::{
     engine::PutOutcome,
     error::PutError,
     format::{
-        crc::ChunkCrcs,
+        crc::{ChunkCrcs, Crcs},
         record::{PACKED_BYTES_MAX, RecordHead, RecordKey, RecordKind},
         types::{KeyHash, SlotKind},
     },
@@ -217,13 +217,14 @@ async fn put_packed(core: &Arc<Core>, key: RecordKey, kind: RecordKind, value: V
     slots.add(&hash).await?;
     let length = value.payload.len();
     let (record, crcs) = packed(key, hash, kind, &value, accept_bytes);
-    let outcome = one(core.submit(vec![Change::Packed(record)], length, slots).await?)?;
-    remember(core, outcome, key, kind, value, crcs);
+    let outcomes = core.submit(vec![Change::Packed(record)], length, slots).await?;
+    let outcome = applied(outcomes.first())?;
+    remember(core, &outcome, key, kind, value, crcs);
     Ok(outcome)
 }
 
 /// A record for the sequencer, and the CRCs of its payload.
-fn packed(key: RecordKey, hash: KeyHash, kind: RecordKind, value: &Value, accept_bytes: u64) -> (PackedRecord, Vec<u32>) {
+fn packed(key: RecordKey, hash: KeyHash, kind: RecordKind, value: &Value, accept_bytes: u64) -> (PackedRecord, Crcs) {
     let crcs = ChunkCrcs::of(&value.payload);
     let (codec, logical_bytes, payload) = (value.codec, value.size_bytes, value.payload.clone());
     (PackedRecord { key, hash, kind, codec, logical_bytes, payload, crcs: crcs.clone(), accept_bytes }, crcs)
@@ -244,41 +245,44 @@ pub(crate) async fn put_encoded(core: &Arc<Core>, key: Key, value: Value, lead: 
     Ok(PutOutcome::Stored)
 }
 
-fn one(outcomes: Vec<Outcome>) -> Result<Outcome, PutError> {
-    match outcomes.first() {
+fn applied(outcome: Option<&Outcome>) -> Result<Outcome, PutError> {
+    match outcome {
         Some(o) if o.applied => Ok(*o),
         _ => Err(PutError::NoRoom("no slot of the table could be made for the record".into())),
     }
 }
 
-fn remember(core: &Core, outcome: Outcome, key: RecordKey, kind: RecordKind, value: Value, crcs: Vec<u32>) {
+fn remember(core: &Core, outcome: &Outcome, key: RecordKey, kind: RecordKind, value: Value, crcs: Crcs) {
     let Value { payload: data, size_bytes: logical_bytes, codec } = value;
     let head = RecordHead { kind, key, codec, logical_bytes, stored_bytes: data.len() as u32, epoch: core.epoch, lsn: outcome.lsn, crcs };
-    core.cache.put(outcome.place, 0, Piece { head: Arc::new(head), data });
+    core.cache.put_copy(outcome.place, 0, Piece { head: Arc::new(head), data });
 }
 
-/// Whole objects that go to the sequencer together. `items` are content keys that were begun, and named keys; each with its payload.
-pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Value)>) -> Result<Vec<Result<(), PutError>>, PutError> {
+/// Whole objects that go to the sequencer together. `items` are content keys with the turn that the caller has, and named keys; each
+/// with its payload.
+pub(crate) async fn put_many(core: &Arc<Core>, items: Vec<(Key, Value, Option<Lead>)>) -> Result<Vec<Result<(), PutError>>, PutError> {
     let mut changes = Vec::with_capacity(items.len());
     let mut known = Vec::with_capacity(items.len());
     let mut slots = Reserved::none(core);
+    slots.hashes.reserve_exact(items.len());
     let mut bytes = 0;
-    for (key, value) in items {
+    for (key, value, lead) in items {
         let (record_key, kind) = (RecordKey::Object(key), object_kind(&key));
-        let hash = core.hash(&record_key);
+        let hash = lead.as_ref().map_or_else(|| core.hash(&record_key), |lead| *lead.hash());
         bytes += value.payload.len();
         slots.add(&hash).await?;
         let (record, crcs) = packed(record_key, hash, kind, &value, 0);
         changes.push(Change::Packed(record));
-        known.push((record_key, kind, value, crcs));
+        known.push((record_key, kind, value, crcs, lead));
     }
     let outcomes = core.submit(changes, bytes, slots).await?;
     let mut results = Vec::with_capacity(known.len());
-    for (outcome, (key, kind, value, crcs)) in outcomes.into_iter().zip(known) {
-        results.push(one(vec![outcome]).map(|outcome| {
-            remember(core, outcome, key, kind, value, crcs);
+    for (outcome, (key, kind, value, crcs, lead)) in outcomes.iter().zip(known) {
+        results.push(applied(Some(outcome)).map(|outcome| {
+            remember(core, &outcome, key, kind, value, crcs);
             count(&core.counters.puts, 1);
         }));
+        lead.into_iter().for_each(Lead::published);
     }
     Ok(results)
 }
@@ -303,7 +307,7 @@ pub(crate) async fn begin_content(core: &Arc<Core>, key: &Key, size_bytes: u64) 
         if core.present(&hash, SlotKind::Content, Some(size_bytes)).is_some() {
             return BeginContent::Present;
         }
-        match core.uploads.flights.turn(key) {
+        match core.uploads.flights.turn(&hash) {
             Turn::Lead(lead) => {
                 // Between the lookup and this turn the last leader may have finished.
                 if core.present(&hash, SlotKind::Content, Some(size_bytes)).is_some() {
@@ -311,9 +315,9 @@ pub(crate) async fn begin_content(core: &Arc<Core>, key: &Key, size_bytes: u64) 
                 }
                 return BeginContent::Lead(lead);
             }
-            Turn::Follow(flight) => {
+            Turn::Follow(followed) => {
                 count(&core.counters.puts_followed, 1);
-                if let Some(lead) = core.uploads.flights.follow(key, flight).await {
+                if let Some(lead) = core.uploads.flights.follow(followed).await {
                     count(&core.counters.puts_taken_over, 1);
                     return BeginContent::Lead(lead);
                 }
@@ -329,7 +333,7 @@ pub(crate) fn try_begin_content(core: &Core, key: &Key, size_bytes: u64) -> Opti
     if present() {
         return Some(BeginContent::Present);
     }
-    match core.uploads.flights.turn(key) {
+    match core.uploads.flights.turn(&hash) {
         Turn::Lead(_) if present() => Some(BeginContent::Present),
         Turn::Lead(lead) => Some(BeginContent::Lead(lead)),
         Turn::Follow(_) => None,

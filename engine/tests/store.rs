@@ -2,7 +2,7 @@
 
 mod common;
 
-use blockstore_engine::{Engine, FormatOptions, OpenError, PutError, PutOutcome, ReadError};
+use blockstore_engine::{Engine, FormatOptions, OpenError, OpenOptions, PutError, PutOutcome, ReadError};
 use bytes::Bytes;
 use common::*;
 use std::sync::Arc;
@@ -56,6 +56,31 @@ fn ranges_of_small_and_large_objects_are_exact() {
             assert!(matches!(past, Err(ReadError::OutOfRange { .. })));
         }
     });
+}
+
+#[test]
+fn what_is_put_does_not_keep_the_buffer_alive_that_it_came_in() {
+    run(async {
+        let device = sim(64, 2);
+        format(&device, None).await;
+        let (engine, _) = open(&device, OpenOptions { cache_bytes: 16 << 20, ..options() }).await;
+        for (id, size) in [(1, 100), (2, 17_000), (3, 65_536), (4, 65_537)] {
+            let data = bytes(id, size);
+            let buffer = Arc::new([&[0; 1000], &data[..], &[0; 1000]].concat());
+            let part = Bytes::from_owner(Owner(buffer.clone())).slice(1000..1000 + size);
+            assert_eq!(engine.put(content(id), part).await.unwrap(), PutOutcome::Stored);
+            assert_eq!(Arc::strong_count(&buffer), 1, "of {size} bytes");
+            assert_eq!(get(&engine, &content(id), None).await, Some(data), "size {size}");
+        }
+    });
+}
+
+struct Owner(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 #[test]

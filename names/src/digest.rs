@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use faster_hex::{CheckCase, hex_decode_with_case, hex_string};
 use thiserror::Error;
 
 /// Longest hash of any function, in bytes.
@@ -149,15 +150,8 @@ impl Digest {
             return Err(DigestError::Length { function, digits: hash_hex.len() });
         }
         let mut hash = [0; HASH_BYTES_MAX];
-        let mut seen = 0;
-        for (byte, pair) in hash.iter_mut().zip(hash_hex.as_chunks().0) {
-            let [high, low] = pair.map(|digit| NIBBLES[usize::from(digit)]);
-            seen |= high | low;
-            *byte = high << 4 | low;
-        }
-        if seen >= NO_NIBBLE {
-            return Err(DigestError::NotHex);
-        }
+        let place = &mut hash[..function.hash_bytes()];
+        hex_decode_with_case(hash_hex, place, CheckCase::Lower).map_err(|_| DigestError::NotHex)?;
         Ok(Self { function, hash, size_bytes })
     }
 
@@ -174,28 +168,9 @@ impl Digest {
 
     /// The hash in lowercase hex.
     pub fn hash_hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(self.function.hex_digits());
-        for byte in self.hash() {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-        hex
+        hex_string(self.hash())
     }
 }
-
-/// What stands for a byte that is no lowercase hex digit.
-const NO_NIBBLE: u8 = 16;
-/// The value of each digit. A table, because the processor cannot foresee a branch on the digits of a hash.
-const NIBBLES: [u8; 256] = {
-    let mut nibbles = [NO_NIBBLE; 256];
-    let mut value = 0;
-    while value < 16 {
-        nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
-        value += 1;
-    }
-    nibbles
-};
 
 /// `hash/size`, with the function in front where it has to be said: as in a resource name.
 impl fmt::Display for Digest {

@@ -2,7 +2,7 @@
 //!
 //! Always true here: a [`Settings`] names exactly one place for the store, and every setting that the place cannot honour was
 //! refused with one line that names it. What the command line says counts, whatever the file says. Nothing here touches a disk or a
-//! socket, but for reading the file.
+//! socket, but for reading that file, and the users' where settings are only checked.
 
 use crate::{
     front::http,
@@ -16,11 +16,13 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum, error:
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tracing::level_filters::LevelFilter;
 
+mod auth;
 mod file;
 mod http_limits;
 mod sharing;
 mod values;
 
+use auth::AuthArguments;
 use http_limits::HttpArguments;
 use sharing::InstanceArguments;
 use values::{PerInstanceFunction, PerInstanceSwitch, parse_bytes};
@@ -90,6 +92,9 @@ struct Arguments {
     /// and those below it; may be repeated; default sha1 and sha256
     #[arg(long, value_name = "[INSTANCE=]FUNCTION")]
     default_digest_function: Vec<PerInstanceFunction>,
+
+    #[command(flatten)]
+    auth: AuthArguments,
 
     #[command(flatten)]
     http_limits: HttpArguments,
@@ -319,6 +324,8 @@ pub struct Settings {
     pub http_options: http::Options,
     /// `--http-connections-max` and the other bounds of HTTP connections.
     pub http_limits: http::Limits,
+    /// `--htpasswd-file` and `--anonymous`.
+    pub auth: Option<crate::auth::Options>,
     /// `--cas-instances` and `--ac-instances`.
     pub sharing: Sharing,
     /// `--ac-completeness-check`.
@@ -403,6 +410,7 @@ impl Settings {
         let only_checked = arguments.check_config;
         let settings = Self::check(arguments).map_err(Refusal::Mistake)?;
         if only_checked {
+            settings.auth.as_ref().map_or(Ok(()), crate::auth::Options::check).map_err(Refusal::Mistake)?;
             return Err(Refusal::Answer(String::new()));
         }
         Ok(settings)
@@ -479,6 +487,7 @@ impl Settings {
                 instances: instances.clone(),
             },
             http_limits: a.http_limits.limits(),
+            auth: a.auth.options()?,
             sharing: a.instances.sharing(),
             completeness_check: a.instances.completeness_check(),
             io: a.io,
@@ -576,6 +585,7 @@ fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Rights;
 
     fn parse(line: &str) -> Result<Settings, Refusal> {
         Settings::parse(line.split_whitespace().map(OsString::from))
@@ -599,6 +609,7 @@ mod tests {
         assert_eq!(s.http, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(s.http_options, http::Options::default());
         assert_eq!(s.http_limits, http::Limits::default());
+        assert_eq!(s.auth, None);
         assert_eq!((s.sharing, s.completeness_check), (Sharing::default(), true));
         assert_eq!((s.io, s.direct), (Io::Auto, Direct::Auto));
         assert_eq!((s.durability, s.flush_ms_max), (Durability::Interval, 1000));
@@ -757,6 +768,19 @@ mod tests {
     }
 
     #[test]
+    fn users_are_in_a_file_and_others_may_do_what_was_configured() {
+        let auth = |line: &str| parse(&format!("blockstored --dir d --htpasswd-file f {line}")).unwrap().auth.unwrap();
+        let with = |anonymous| crate::auth::Options { htpasswd_file: "f".into(), anonymous };
+        assert_eq!(auth(""), with(Rights::NONE));
+        assert_eq!(auth("--anonymous none"), with(Rights::NONE));
+        assert_eq!(auth("--anonymous read"), with(Rights::READ));
+        assert_eq!(with_file("dir = 'd'\nhtpasswd_file = 'f'\nanonymous = 'read'", "").1.unwrap().auth, Some(with(Rights::READ)));
+        // Whoever looks at settings before they count wants to know of the file, too.
+        let line = mistake("blockstored --dir d --htpasswd-file /nowhere/users --check-config");
+        assert!(line.contains("--htpasswd-file /nowhere/users"), "{line}");
+    }
+
+    #[test]
     fn settings_can_be_checked_only() {
         assert_eq!(with_file("dir = 'd'", "--check-config").1, Err(Refusal::Answer(String::new())));
         assert!(matches!(with_file("dri = 'd'", "--check-config").1, Err(Refusal::Mistake(_))));
@@ -790,6 +814,9 @@ mod tests {
             ("blockstored --dir d --http-head-bytes-max 2MiB", "--http-head-bytes-max"),
             ("blockstored --dir d --http-idle-ms-max never", "--http-idle-ms-max"),
             ("blockstored --dir d --http-stall-ms-max 0", "--http-stall-ms-max"),
+            ("blockstored --dir d --anonymous read", "--anonymous goes with --htpasswd-file"),
+            ("blockstored --dir d --anonymous none", "--anonymous goes with --htpasswd-file"),
+            ("blockstored --dir d --htpasswd-file f --anonymous write", "--anonymous"),
             ("blockstored --dir d --cas-instances some", "--cas-instances"),
             ("blockstored --dir d --ac-instances off", "--ac-instances"),
             ("blockstored --dir d --ac-completeness-check yes", "--ac-completeness-check"),

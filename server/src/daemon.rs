@@ -6,6 +6,7 @@
 
 use crate::{
     addresses::Addresses,
+    auth::Guard,
     config::{Durability, Place, Refusal, Settings},
     front::{
         gate::Gate,
@@ -36,6 +37,7 @@ use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::{
@@ -107,15 +109,19 @@ fn say(line: &str) {
 
 async fn live(settings: Settings, logs: Logs, started: Instant) -> Result<(), String> {
     let mut signals = Signals::new()?;
-    if logs.has_files() {
-        reopen_on_hangup(logs.clone())?;
+    let metrics = Arc::new(Metrics::new(&settings.latency_seconds));
+    let guard = guard(&settings, &metrics)?;
+    if logs.has_files() || guard.is_some() {
+        read_again_on_hangup(logs.clone(), guard.clone())?;
     }
     let (grpc, grpc_addr) = bind("--grpc", settings.grpc).await?;
     let (http, http_addr) = bind("--http", settings.http).await?;
 
     let (phase, phase_seen) = watch::channel(Phase::Opening);
-    let gate = Gate::new(phase_seen.clone());
-    let metrics = Arc::new(Metrics::new(&settings.latency_seconds));
+    if let Some(guard) = &guard {
+        tell_of_users(guard, &[grpc_addr, http_addr]);
+    }
+    let gate = Gate::new(phase_seen.clone()).guarded(guard);
     let observer = Observer::new(metrics.clone(), logs.access(), settings.slow_after);
     let operator = Arc::new(Operator::new(metrics.clone(), phase_seen.clone(), gate.clone(), started));
     operator.watch_logs(logs.clone());
@@ -301,13 +307,47 @@ async fn report_poison(engine: Engine, place: Place) {
     }
 }
 
-/// Has log files opened again at each SIGHUP, from now on. Without log files that signal ends the process, as it does by default.
-fn reopen_on_hangup(logs: Logs) -> Result<(), String> {
+/// Who looks at credentials, if anybody is to.
+fn guard(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Option<Guard>, String> {
+    let Some(options) = &settings.auth else { return Ok(None) };
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| format!("cannot get random bytes: {error}"))?;
+    Guard::new(options, key, metrics.clone()).map(Some)
+}
+
+/// Says that credentials are asked for, and warns where others on the way would see them.
+fn tell_of_users(guard: &Guard, addresses: &[SocketAddr]) {
+    info!(users = guard.users(), "credentials are asked for");
+    for address in addresses.iter().filter(|address| others_can_listen(address)) {
+        warn!(
+            %address,
+            "names and passwords arrive there as they are, and whoever is on the way can read them: \
+             have a proxy in front that speaks TLS, or listen on 127.0.0.1"
+        );
+    }
+}
+
+/// Whether what arrives at an address may have been on a network.
+fn others_can_listen(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Has log files opened and users read again at each SIGHUP, from now on. Without either that signal ends the process, as it does by
+/// default.
+fn read_again_on_hangup(logs: Logs, guard: Option<Guard>) -> Result<(), String> {
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| format!("cannot listen for signals: {error}"))?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            logs.reopen();
-            info!("log files were opened again");
+            if logs.has_files() {
+                logs.reopen();
+                info!("log files were opened again");
+            }
+            let Some(guard) = guard.clone() else { continue };
+            let read = spawn_blocking(move || guard.reload()).await;
+            match read.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(users) => info!(users, "users were read again"),
+                Err(line) => error!("{line}; the users from before stay"),
+            }
         }
     });
     Ok(())
@@ -336,5 +376,26 @@ impl Signals {
             _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
         };
         Received { name, number: kind.as_raw_value() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_listens_on_the_way_to_this_machine_itself() {
+        for (address, others) in [
+            ("127.0.0.1:1", false),
+            ("127.1.2.3:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("10.0.0.1:1", true),
+            ("[::ffff:10.0.0.1]:1", true),
+        ] {
+            assert_eq!(others_can_listen(&address.parse().unwrap()), others, "{address}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon `blockstored` and its parts: stores that say what a cache means, and the front-ends that clients talk to.
 
 pub mod addresses;
+pub mod auth;
 pub mod config;
 pub mod daemon;
 pub mod front;

@@ -16,7 +16,9 @@ pub mod labels;
 mod process;
 
 use families::Families;
-use labels::{BlobOutcome, Code, Handler, Kind, Label, Method, Outcome, Protocol, STATUS_CANCELLED, Status, Verb, http_outcome};
+use labels::{
+    AuthOutcome, BlobOutcome, Code, Handler, Kind, Label, Method, Outcome, Protocol, Reload, STATUS_CANCELLED, Status, Verb, http_outcome,
+};
 
 /// The type of the page.
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;
@@ -41,6 +43,9 @@ pub struct Metrics {
     blobs: Box<[IntCounter]>,
     budget_waits: IntCounterVec,
     slow: Box<[IntCounter]>,
+    auth: Box<[IntCounter]>,
+    auth_comparisons: IntCounter,
+    auth_reloads: Box<[IntCounter]>,
     vectors: Vectors,
     sources: RwLock<Vec<Source>>,
 }
@@ -191,6 +196,15 @@ impl Metrics {
                 "Requests that took longer than --slow-request-ms allows for their size.",
                 "protocol",
             ),
+            auth: make.by_both::<Protocol, AuthOutcome>(
+                "blockstore_auth_total",
+                "Requests whose credentials were looked at, by what they came to; none without --htpasswd-file.",
+                ["protocol", "outcome"],
+            ),
+            auth_comparisons: make
+                .counters("blockstore_auth_comparisons_total", "Passwords that were compared with a hash, which is slow on purpose.", &[])
+                .with_label_values(&[] as &[&str]),
+            auth_reloads: make.by::<Reload>("blockstore_auth_reloads_total", "Times that --htpasswd-file was read again.", "outcome"),
             vectors,
             sources: RwLock::default(),
             registry,
@@ -291,6 +305,21 @@ impl Metrics {
     /// A request was slow.
     pub fn slow(&self, protocol: Protocol) {
         self.slow.get(protocol.place()).inspect(|counter| counter.inc());
+    }
+
+    /// The credentials of a request were looked at.
+    pub fn auth(&self, protocol: Protocol, outcome: AuthOutcome) {
+        self.auth.get(both(protocol, outcome)).inspect(|counter| counter.inc());
+    }
+
+    /// A password is compared with a hash.
+    pub fn auth_compared(&self) {
+        self.auth_comparisons.inc();
+    }
+
+    /// The file of users was read again.
+    pub fn auth_reloaded(&self, outcome: Reload) {
+        self.auth_reloads.get(outcome.place()).inspect(|counter| counter.inc());
     }
 
     fn code(&self, method: Method, code: Code) -> Option<&IntCounter> {

@@ -181,6 +181,18 @@ pub trait BlobUpload: Send {
     /// error the upload is of no use any more.
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError>;
 
+    /// Takes bytes that are in pieces, one behind the other. A dropped call has taken some of the pieces, from the first on, as
+    /// [`written_bytes`](Self::written_bytes) tells.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    async fn write_pieces(&mut self, pieces: Vec<Bytes>) -> Result<(), StoreError> {
+        for piece in pieces {
+            self.write(piece).await?;
+        }
+        Ok(())
+    }
+
     /// Checks size and hash and makes the blob visible. Dropping the call may or may not have published the blob.
     ///
     /// # Errors

@@ -4,9 +4,11 @@
 # For each place (file, loop block device), backend (io-uring, sync) and way to the disk (buffered, direct): a build and test of
 # the project in tests/e2e/bazel fills an empty cache; then every action must come from it, with identical outputs: after a
 # clean, with another output base, after kill -9 of the server and its restart, and after the store's index was lost and made
-# again from its blocks.
+# again from its blocks. Then with users, over gRPC and over HTTP: whoever has a name and a password gets all of it, and whoever has
+# none gets nothing, or may read, as the server was told.
 #
-# Needs Bazel 4 as Debian packages it (bazel-bootstrap, bazel-rules-java, bazel-rules-proto), and root for the loop device.
+# Needs Bazel 4 as Debian packages it (bazel-bootstrap, bazel-rules-java, bazel-rules-proto), htpasswd (apache2-utils), and root for
+# the loop device.
 # Prints one line for each case, and last "bazel: N passed, N failed".
 set -eu -o pipefail
 
@@ -19,6 +21,8 @@ TOOL=$(realpath "${2:?usage: bazel.sh BLOCKSTORED BLOCKSTORE_TOOL}")
 # cache is green as well.
 ACTIONS=43
 BASES=()
+# What Bazel is told of the cache, if it is other than that it speaks gRPC.
+REMOTE=()
 AT_EXIT+=(shut_down_bazel)
 
 # bazel_in OUTPUT_BASE COMMAND ARGUMENT...
@@ -40,7 +44,7 @@ shut_down_bazel() {
 
 # build OUTPUT_BASE LOG: builds and tests all; the repositories are those that Bazel would download.
 build() {
-    bazel_in "$1" test //... --remote_cache="grpc://$GRPC" --remote_timeout=60 --spawn_strategy=local \
+    bazel_in "$1" test //... "${REMOTE[@]:---remote_cache=grpc://$GRPC}" --remote_timeout=60 --spawn_strategy=local \
         --symlink_prefix=/ --curses=no --color=no \
         --override_repository=rules_cc="$HERE/bazel/stubs/rules_cc" \
         --override_repository=remote_coverage_tools="$HERE/bazel/stubs/coverage" \
@@ -135,6 +139,60 @@ configuration() {
     shut_down_bazel
 }
 
+# refused LOG WHAT: a build without credentials gets nothing, whether it ends for that reason or goes on without a cache.
+refused() {
+    bazel_in "$WORK/a" clean > "$WORK/clean.log" 2>&1 || return 1
+    if build "$WORK/a" "$WORK/build.log" > /dev/null; then
+        expect_processes "$WORK/build.log" "$ACTIONS" local || return 1
+    fi
+    grep -q "$1" "$WORK/build.log" || { echo "nothing of $1 in:"; cat "$WORK/build.log"; return 1; }
+}
+
+refused_grpc() { refused UNAUTHENTICATED; }
+refused_http() { refused '401 Unauthorized'; }
+
+# users WAY REMOTE...: all cases of one way to a server that asks for credentials, which are in these options.
+users() {
+    local name="bazel, users, $1" refused="refused_$1" plain=$2
+    shift 2
+    BASES=("$WORK/a" "$WORK/b")
+    REMOTE=("$@")
+    try "$name: first build" first_build \
+        && try "$name: after clean" after_clean \
+        && try "$name: another output base" elsewhere \
+        && REMOTE=("--remote_cache=$plain") \
+        && try "$name: refused without a password" "$refused" || true
+    REMOTE=()
+    shut_down_bazel
+}
+
+# Whoever has no password reads what others stored, and a Bazel that would store is told before it begins that it may not.
+readers() {
+    kill_server
+    start_server "$SERVER" "${PLACE[@]}" --anonymous read || return 1
+    REMOTE=("--remote_cache=grpc://$GRPC" --noremote_upload_local_results)
+    from_cache "$WORK/a" || return 1
+    REMOTE=("--remote_cache=grpc://$GRPC")
+    ! build "$WORK/a" "$WORK/build.log" > /dev/null && grep -q 'not authorized to write' "$WORK/build.log"
+}
+
+with_users() {
+    local basic
+    PLACE=(--dir "$WORK/store" --size 1GiB --htpasswd-file "$WORK/users")
+    htpasswd -cbB "$WORK/users" builder 's3cr:t' 2> "$WORK/htpasswd.log" && start_server "$SERVER" "${PLACE[@]}" \
+        || { failed "bazel, users: start"; return 0; }
+    basic=$(printf 'builder:s3cr:t' | base64)
+    users grpc "grpc://$GRPC" --remote_cache="grpc://$GRPC" --remote_header="Authorization=Basic $basic"
+    # Under a name of its own, since there is one action cache for both.
+    users http "http://$HTTP/http" --remote_cache="http://builder:s3cr%3At@$HTTP/http"
+    BASES=("$WORK/a")
+    try "bazel, users: others may read" readers || true
+    REMOTE=()
+    kill_server
+    shut_down_bazel
+    rm -rf "$WORK/store"
+}
+
 cp -r "$HERE/bazel/project" "$WORK/project"
 for io in io-uring sync; do
     for direct in off on; do
@@ -154,6 +212,8 @@ for io in io-uring sync; do
         detach_loop
     done
 done
+
+with_users
 
 echo "bazel: $PASSED passed, $FAILED failed"
 [ "$FAILED" = 0 ]

@@ -9,7 +9,8 @@ use blockstore_proto::{
     grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
     reapi::{
         ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, GetActionResultRequest,
-        SpliceBlobRequest, UpdateActionResultRequest, action_cache_client::ActionCacheClient, batch_update_blobs_request::Request,
+        GetCapabilitiesRequest, ServerCapabilities, SpliceBlobRequest, UpdateActionResultRequest, action_cache_client::ActionCacheClient,
+        batch_update_blobs_request::Request, capabilities_client::CapabilitiesClient,
         content_addressable_storage_client::ContentAddressableStorageClient,
     },
 };
@@ -27,6 +28,8 @@ use std::{
 use tokio::task::JoinHandle;
 use tonic::{
     Code, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 
@@ -35,13 +38,30 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 static UPLOADS: AtomicU64 = AtomicU64::new(0);
 
+/// Adds credentials to every call, if there are any.
+#[derive(Clone, Debug)]
+pub struct Credentials(Option<AsciiMetadataValue>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A connection that adds them.
+type Connection = InterceptedService<Channel, Credentials>;
+
 /// One connection to a daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
-    cas: ContentAddressableStorageClient<Channel>,
-    actions: ActionCacheClient<Channel>,
-    streams: ByteStreamClient<Channel>,
-    health: HealthClient<Channel>,
+    cas: ContentAddressableStorageClient<Connection>,
+    actions: ActionCacheClient<Connection>,
+    streams: ByteStreamClient<Connection>,
+    capabilities: CapabilitiesClient<Connection>,
+    health: HealthClient<Connection>,
 }
 
 /// What a read came to.
@@ -58,16 +78,27 @@ pub enum Found {
 impl Client {
     /// Connects.
     pub async fn connect(addr: SocketAddr) -> Self {
+        Self::connect_with(addr, None).await
+    }
+
+    /// Connects, and sends this as `authorization` with every call.
+    pub async fn connect_as(addr: SocketAddr, authorization: &str) -> Self {
+        Self::connect_with(addr, Some(authorization.parse().expect("credentials are a header"))).await
+    }
+
+    async fn connect_with(addr: SocketAddr, authorization: Option<AsciiMetadataValue>) -> Self {
         let channel = Endpoint::from_shared(format!("http://{addr}"))
             .expect("an address is a URI")
             .connect()
             .await
             .unwrap_or_else(|error| panic!("cannot connect to {addr}: {error:?}"));
+        let channel = InterceptedService::new(channel, Credentials(authorization));
         Self {
             cas: ContentAddressableStorageClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
             actions: ActionCacheClient::new(channel.clone()),
+            capabilities: CapabilitiesClient::new(channel.clone()),
             streams: ByteStreamClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
@@ -230,6 +261,17 @@ impl Client {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(status),
         }
+    }
+
+    /// What the server says that it can do, and that this client may.
+    pub async fn capabilities(&self) -> Result<ServerCapabilities, Status> {
+        Ok(self.capabilities.clone().get_capabilities(GetCapabilitiesRequest::default()).await?.into_inner())
+    }
+
+    /// The first thing that the server says to who watches its health.
+    pub async fn watched_health(&self) -> Result<ServingStatus, Status> {
+        let first = self.health.clone().watch(HealthCheckRequest::default()).await?.into_inner().message().await?;
+        Ok(first.expect("a watch says something").status())
     }
 
     /// What the whole server says of its health.

@@ -22,9 +22,21 @@ use std::{
 /// The most bytes of unused buffers that the process keeps for reuse.
 pub const RETAINED_BYTES_MAX: usize = 64 << 20;
 
-/// Sizes of slabs: powers of two up to 1 MiB, and one for 1 MiB with some pages of headers. Larger buffers are not pooled.
-const CLASS_BYTES: [usize; 10] =
-    [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, (1 << 20) + (64 << 10)];
+/// Sizes of slabs in KiB. Records that are cached stay in the buffer that they came in, so that from 64 KiB on, where those begin, a
+/// buffer has at most a quarter more than was asked for; 68 and 1,028 are 64 KiB and 1 MiB with a page of headers. Larger ones are not pooled.
+const CLASS_KIB: [usize; CLASSES] =
+    [4, 8, 16, 32, 64, 68, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1028, 1088];
+const CLASSES: usize = 24;
+/// The same in bytes.
+const CLASS_BYTES: [usize; CLASSES] = {
+    let mut bytes = CLASS_KIB;
+    let mut class = 0;
+    while class < CLASSES {
+        bytes[class] <<= 10;
+        class += 1;
+    }
+    bytes
+};
 
 static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(RETAINED_BYTES_MAX));
 
@@ -118,9 +130,14 @@ pub fn buffer_pool_stats() -> BufferPoolStats {
     POOL.stats()
 }
 
+/// What a buffer for `len_bytes` takes of the memory.
+pub(crate) fn taken_bytes(len_bytes: usize) -> usize {
+    class_of(len_bytes).map_or(len_bytes.next_multiple_of(PAGE_BYTES), |class| CLASS_BYTES[class])
+}
+
 /// The smallest class that holds `len` bytes.
 fn class_of(len: usize) -> Option<usize> {
-    CLASS_BYTES.iter().position(|class| *class >= len)
+    Some(CLASS_BYTES.partition_point(|class| *class < len)).filter(|class| *class < CLASSES)
 }
 
 /// One aligned, initialised allocation.
@@ -261,6 +278,12 @@ mod tests {
         let class = CLASS_BYTES[class_of(len).expect("pooled")];
         assert!(class - len < len / 16);
         assert_eq!(class_of(2 << 20), None);
+        assert!(CLASS_BYTES.is_sorted());
+        for kib in 64..=1024 {
+            let (asked, taken) = (kib << 10, taken_bytes(kib << 10));
+            assert!(asked <= taken && taken * 4 <= asked * 5, "{taken} bytes for {asked}");
+        }
+        assert_eq!(taken_bytes((2 << 20) + 1), (2 << 20) + PAGE_BYTES);
     }
 
     #[test]
@@ -285,7 +308,7 @@ mod tests {
             pool.give(Slab::allocate(4 << 10));
         }
         pool.give(Slab::allocate(32 << 10));
-        assert!(pool.take(3).is_some());
+        assert!(pool.take(class_of(32 << 10).unwrap()).is_some());
         assert!(pool.stats().retained_bytes <= 64 << 10);
         // A slab over the whole bound is freed, whatever it displaces.
         pool.give(Slab::allocate(128 << 10));

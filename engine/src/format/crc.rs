@@ -7,9 +7,13 @@
 use super::types::{Epoch, Lsn, Place, Vbn};
 use crate::canary::{self, Canary};
 use crc32fast::Hasher;
+use smallvec::SmallVec;
 
 /// Bytes of stored payload that one CRC covers.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+/// The CRCs of a payload's chunks. Those of small payloads, which are most, take no memory of their own.
+pub(crate) type Crcs = SmallVec<[u32; 4]>;
 
 /// Makes the masks of one store.
 #[derive(Clone, Debug)]
@@ -69,14 +73,14 @@ impl CrcMask {
 /// Running CRCs of a payload, one per [`CHUNK_BYTES`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChunkCrcs {
-    done: Vec<u32>,
+    done: Crcs,
     open: Hasher,
     open_bytes: usize,
 }
 
 impl ChunkCrcs {
     /// The CRCs of a payload that is there as a whole.
-    pub(crate) fn of(payload: &[u8]) -> Vec<u32> {
+    pub(crate) fn of(payload: &[u8]) -> Crcs {
         payload.chunks(CHUNK_BYTES).map(crc32fast::hash).collect()
     }
     /// Appends to the payload.
@@ -93,7 +97,7 @@ impl ChunkCrcs {
         }
     }
     /// The CRCs of all that was appended.
-    pub(crate) fn finish(mut self) -> Vec<u32> {
+    pub(crate) fn finish(mut self) -> Crcs {
         if self.open_bytes > 0 {
             self.done.push(self.open.finalize());
         }

@@ -3,7 +3,7 @@
 
 use super::{
     block::BlockHead,
-    crc::{CHUNK_BYTES, ChunkCrcs, CrcMask},
+    crc::{CHUNK_BYTES, ChunkCrcs, CrcMask, Crcs},
     image::{BUCKET_BYTES, BUCKETS_PER_UNIT, BlockRow, BlockTable, SLOTS_PER_BUCKET, UNIT_BYTES, seal_unit},
     layout::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Layout},
     log::{self, Entry, Location, PageHead},
@@ -438,7 +438,7 @@ fn the_records_fields_lie_where_the_document_says() {
     let kinds = [RecordKind::Content, RecordKind::Named, RecordKind::Part, RecordKind::Manifest, RecordKind::Tombstone];
     assert_eq!(kinds.map(|kind| kind as u8), [1, 2, 3, 4, 5]);
     // An object's own key is where a part has its upload's.
-    let whole = RecordHead { kind: RecordKind::Content, key: RecordKey::Object(object), stored_bytes: 0, crcs: vec![], ..part };
+    let whole = RecordHead { kind: RecordKind::Content, key: RecordKey::Object(object), stored_bytes: 0, crcs: Crcs::new(), ..part };
     let mut head = vec![0; whole.shape().head_bytes];
     whole.encode(&mask(), place, &mut head);
     assert_eq!((head.len(), head[5], &head[32..64]), (fields("Record", 0)[10].bytes.start, 4, &[5; 32][..]));

@@ -7,7 +7,7 @@
 //! on the next page after a header that starts on a page, and owns its last page (a *paged* record).
 
 use super::{
-    crc::{CHUNK_BYTES, CrcMask},
+    crc::{CHUNK_BYTES, CrcMask, Crcs},
     types::{Epoch, Lsn, Place, RECORD_ALIGN_BYTES, SlotKind},
 };
 use crate::{
@@ -168,7 +168,7 @@ pub(crate) struct RecordHead {
     pub(crate) epoch: Epoch,
     pub(crate) lsn: Lsn,
     /// CRC of each chunk, without its mask.
-    pub(crate) crcs: Vec<u32>,
+    pub(crate) crcs: Crcs,
 }
 
 /// Why bytes are not the record that was looked for.

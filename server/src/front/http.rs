@@ -2,7 +2,8 @@
 //! pages: whether the server is alive (`/healthz`) and serves (`/readyz`), what it holds (`/status`) and what it counts (`/metrics`).
 //!
 //! Always true here: the pages are there in every phase and wait for no store; no other path reaches the store before it is open or after
-//! the server began to drain; a request, however wrong, gets a status and no panic, and is counted.
+//! the server began to drain; what the gate does not admit learns nothing else; a request, however wrong, gets a status and no panic, and is
+//! counted.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -16,11 +17,14 @@ use tokio::sync::watch;
 use crate::{
     front::{
         gate::{Counted, Gate},
-        observe::Observer,
+        observe::{Details, Observer},
         uploads::Uploads,
     },
     instances::InstanceRules,
-    metrics::Metrics,
+    metrics::{
+        Metrics,
+        labels::{Handler, Verb},
+    },
     operator::Operator,
     phase::Phase,
     store::{BlobStore, DigestFunction, ResultRule},
@@ -124,18 +128,19 @@ impl Front {
         }
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Counted<Body>> {
+    async fn answer(&self, request: Request<Body>, what: (Verb, Handler), details: Option<&Arc<Details>>) -> Response<Counted<Body>> {
         let answer = |answer: Answer| answer.map(|body| Counted::new(None, body));
         let (head, body) = request.into_parts();
+        let version = head.version;
+        let admitted = self.gate.admit(what.0, what.1, &head.headers, details).await;
+        let incoming = Incoming::new(&head.headers, body, self.limits.stall_max());
+        if let Err(refusal) = admitted {
+            return answer(refused(answer::not_admitted(&refusal), incoming, version).await);
+        }
         let target = match Target::parse(head.uri.path()) {
             Ok(target) => target,
-            Err(error) => {
-                let incoming = Incoming::new(&head.headers, body, self.limits.stall_max());
-                return answer(refused(text(StatusCode::BAD_REQUEST, &error.to_string()), incoming, head.version).await);
-            }
+            Err(error) => return answer(refused(text(StatusCode::BAD_REQUEST, &error.to_string()), incoming, version).await),
         };
-        let version = head.version;
-        let incoming = Incoming::new(&head.headers, body, self.limits.stall_max());
         let call = Call { asked: Asked { method: head.method, headers: head.headers }, version, incoming };
         if !target.methods().split(", ").any(|allowed| allowed == call.asked.method.as_str()) {
             return answer(refused(answer::not_allowed(target.methods()), call.incoming, version).await);

@@ -123,16 +123,30 @@ pub struct Details {
     metadata: Option<HeaderValue>,
     received_bytes: AtomicU64,
     resource: OnceLock<Resource>,
+    user: OnceLock<Named>,
+}
+
+/// Who sent a request: a user who exists.
+#[derive(Clone, Debug)]
+struct Named {
+    user: Arc<str>,
+    /// It was only claimed, or is not enough.
+    refused: bool,
 }
 
 impl Details {
     fn new(peer: Option<SocketAddr>, metadata: Option<HeaderValue>) -> Self {
-        Self { peer, metadata, received_bytes: AtomicU64::new(0), resource: OnceLock::new() }
+        Self { peer, metadata, received_bytes: AtomicU64::new(0), resource: OnceLock::new(), user: OnceLock::new() }
     }
 
     /// Says what the request is about; the first one to say so wins.
     pub fn set_resource(&self, resource: impl FnOnce() -> Resource) {
         let _ = self.resource.get_or_init(resource);
+    }
+
+    /// Says which user sent the request, or claimed to be who did; the first one to say so wins.
+    pub fn set_user(&self, user: Arc<str>, refused: bool) {
+        let _ = self.user.set(Named { user, refused });
     }
 
     /// Bytes of the request's body arrived.
@@ -225,6 +239,8 @@ impl Record {
             sent_bytes: self.sent_bytes,
             took,
             peer: details.peer,
+            user: details.user.get().filter(|named| !named.refused).map(|named| &*named.user),
+            refused_user: details.user.get().filter(|named| named.refused).map(|named| &*named.user),
             metadata: details.metadata.as_ref().and_then(request_metadata).map(Metadata::from).unwrap_or_default(),
         };
         if warn {

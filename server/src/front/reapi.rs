@@ -22,10 +22,12 @@ use crate::{
 
 mod action_cache;
 mod batch;
+mod batch_wire;
 mod capabilities;
 mod chunks;
 mod find_missing;
 mod grpc;
+mod pieces;
 mod read;
 mod request;
 mod resource;
@@ -36,7 +38,7 @@ mod tree;
 mod wire;
 mod write;
 
-pub use status::store_status;
+pub use status::{retry_later, store_status};
 pub use suspended::{SuspendedLimits, SuspendedReading};
 pub use tool::{METADATA, ToolRules, request_metadata};
 

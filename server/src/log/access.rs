@@ -1,7 +1,7 @@
 //! The access log: one line for each request, in text or JSON.
 //!
 //! Always true here: a line is one line, whatever a client sent: text that a client made up is bounded and escaped, and JSON is made
-//! by a library. What may be a credential never gets here.
+//! by a library. What may be a credential never gets here: a name is that of a user who exists.
 
 use std::{fmt::Write, net::SocketAddr, time::Duration};
 
@@ -105,6 +105,10 @@ pub struct Entry<'a> {
     pub took: Duration,
     /// Who sent it.
     pub peer: Option<SocketAddr>,
+    /// As whom, if that was proved.
+    pub user: Option<&'a str>,
+    /// The user who the client was not, or who may not do this.
+    pub refused_user: Option<&'a str>,
     /// What the client said of it.
     pub metadata: Metadata,
 }
@@ -124,6 +128,10 @@ struct Line<'a> {
     duration_ms: f64,
     #[serde(skip_serializing_if = "str::is_empty")]
     peer: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    refused_user: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     tool: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -167,6 +175,8 @@ impl Entry<'_> {
             // Microseconds are enough.
             duration_ms: (self.took.as_secs_f64() * 1e6).round() / 1e3,
             peer: &peer,
+            user: self.user.unwrap_or_default(),
+            refused_user: self.refused_user.unwrap_or_default(),
             tool: &metadata.tool,
             tool_version: &metadata.tool_version,
             action_id: &metadata.action_id,
@@ -202,6 +212,8 @@ impl Line<'_> {
         add("sent_bytes", &self.sent_bytes.to_string());
         add("duration_ms", &format!("{:.3}", self.duration_ms));
         add("peer", self.peer);
+        add("user", self.user);
+        add("refused_user", self.refused_user);
         add("tool", self.tool);
         add("tool_version", self.tool_version);
         add("action_id", self.action_id);
@@ -260,6 +272,8 @@ mod tests {
             sent_bytes: 0,
             took: Duration::from_micros(1234),
             peer: Some("[::1]:5".parse().unwrap()),
+            user: None,
+            refused_user: None,
             metadata,
         }
     }
@@ -294,6 +308,7 @@ mod tests {
         let digest = Hasher::digest(DigestFunction::Sha256, b"x");
         let resource = Resource::Digest(digest);
         let metadata = Metadata { tool: "bazel".into(), target: "//a:b c".into(), ..Metadata::default() };
+        let entry_of = entry;
         let entry = entry(&resource, metadata);
         assert_eq!(
             entry.text(),
@@ -302,6 +317,10 @@ mod tests {
                  duration_ms=1.234 peer=[::1]:5 tool=bazel target=\"//a:b c\""
             )
         );
+        let named = Entry { user: Some("alice b"), refused_user: Some("bob"), ..entry_of(&resource, Metadata::default()) };
+        assert!(named.text().ends_with(" peer=[::1]:5 user=\"alice b\" refused_user=bob"), "{}", named.text());
+        let named = named.with_line("now", |line| serde_json::to_value(line).unwrap());
+        assert_eq!((&named["user"], &named["refused_user"]), (&"alice b".into(), &"bob".into()));
         let json = entry.with_line("now", |line| serde_json::to_value(line).unwrap());
         let expected = serde_json::json!({
             "timestamp": "now", "protocol": "grpc", "method": "GetActionResult", "kind": "ac", "resource": digest.to_string(),

@@ -92,6 +92,34 @@ label! {
 }
 
 label! {
+    /// What the credentials of a request came to.
+    AuthOutcome {
+        /// They are right, and enough.
+        Granted = "granted",
+        /// There are none, and none are needed.
+        Anonymous = "anonymous",
+        /// There are none, and some are needed.
+        Missing = "missing",
+        /// They are wrong.
+        Wrong = "wrong",
+        /// They are right, and not enough.
+        Forbidden = "forbidden",
+        /// Too many others were being checked.
+        Busy = "busy",
+    }
+}
+
+label! {
+    /// What became of reading the file of users again.
+    Reload {
+        /// It counts from now on.
+        Ok = "ok",
+        /// The one from before still does.
+        Error = "error",
+    }
+}
+
+label! {
     /// A method of the HTTP cache protocol.
     Verb {
         /// GET
@@ -416,6 +444,8 @@ mod tests {
         in_order::<Kind>();
         in_order::<Outcome>();
         in_order::<BlobOutcome>();
+        in_order::<AuthOutcome>();
+        in_order::<Reload>();
         in_order::<Verb>();
         in_order::<Handler>();
         in_order::<Status>();

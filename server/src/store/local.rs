@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Codec, Engine, Key, Object};
+use blockstore_engine::{Begin, Checksummed, Codec, Engine, Key, Object};
 use blockstore_names::{
     keys::{action_key, blob_key, entry_key},
     value::{ACTION_PREFIX_BYTES, SIZE_UNKNOWN, action_bytes, action_result, action_value},
@@ -208,6 +208,23 @@ impl LocalStore {
         results
     }
 
+    /// Stores a blob that came in pieces and is what its key says.
+    async fn put_pieces(&self, key: Key, size_bytes: u64, pieces: Vec<Bytes>) -> Result<WriteOutcome, StoreError> {
+        if self.at_rest.frames.is_some() {
+            let mut outcomes = self.put_batch(vec![(key, pieces.concat().into())]).await;
+            return outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())));
+        }
+        match self.engine.begin_upload(key, size_bytes).await? {
+            Begin::AlreadyPresent => Ok(WriteOutcome::AlreadyPresent),
+            Begin::Upload(mut upload) => {
+                for piece in pieces {
+                    upload.write(&piece).await?;
+                }
+                Ok(upload.finish().await?.into())
+            }
+        }
+    }
+
     /// Stores a blob that is larger than a record.
     async fn put_large(&self, key: Key, data: Bytes) -> Result<WriteOutcome, StoreError> {
         match self.engine.begin_upload(key, data.len() as u64).await? {
@@ -237,6 +254,11 @@ impl LocalStore {
             Some(frames) => frames.collect(len_bytes.saturating_mul(2)).await.map(|frames| Some(BatchBlob::Zstd(frames))),
             None => Ok(None),
         }
+    }
+
+    /// A blob that is in the cache as a whole.
+    fn read_cached(&self, instance: &Instance, digest: &Digest) -> Option<Bytes> {
+        self.engine.get_cached(&self.blob_key(instance, digest), Some(digest.size_bytes)).map(Checksummed::into_bytes)
     }
 
     async fn read_whole(&self, instance: &Instance, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
@@ -350,11 +372,16 @@ impl BlobStore for LocalStore {
     }
 
     async fn read_batch(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<Bytes>, StoreError>> {
-        stream::iter(digests.to_vec())
-            .map(|digest| async move { self.read_whole(instance, &digest).await })
-            .buffered(READ_BATCH_CONCURRENCY)
-            .collect()
-            .await
+        // Most are in the cache, and reading them is no work that would have to wait for anything.
+        let mut results: Vec<_> = digests.iter().map(|digest| self.read_cached(instance, digest).map(|data| Ok(Some(data)))).collect();
+        let others: Vec<_> = digests.iter().zip(&results).filter(|(_, result)| result.is_none()).map(|(digest, _)| *digest).collect();
+        let mut others =
+            stream::iter(others).map(|digest| async move { self.read_whole(instance, &digest).await }).buffered(READ_BATCH_CONCURRENCY);
+        for result in results.iter_mut().filter(|result| result.is_none()) {
+            *result = others.next().await;
+        }
+        let unanswered = || Err(StoreError::Internal("blob of a batch has no answer".into()));
+        results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 
     async fn read_batch_zstd(&self, instance: &Instance, digests: &[Digest]) -> Vec<Result<Option<BatchBlob>, StoreError>> {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::server::{Server, whole};
+use crate::server::{Http, Server, whole};
 
 /// Sends this and nothing more; what comes back until the server closes.
 fn exchange(address: SocketAddr, text: &str, end: bool) -> String {
@@ -49,6 +49,20 @@ async fn a_bad_path_is_400_and_another_method_405() {
         }
     }
     assert_eq!(server.http.send("DELETE", &format!("/cas/{hex}"), &[], whole("")).await.status, 405);
+}
+
+/// Seen with `curl -I --http2-prior-knowledge`: what was not found had a body of a line, and the stream ended with PROTOCOL_ERROR.
+#[tokio::test]
+async fn head_has_no_body_over_http2_either() {
+    let server = Server::start();
+    let http2 = Http::new(&server.daemon, true);
+    let hex = digest_of(b"x").hash;
+    assert_eq!(server.http.put(&format!("/cas/{hex}"), "x").await, 200);
+    for path in ["/healthz", "/nothing", "/cas/{}", "/ac/{}", "/kv/", "/kv/x"].map(|path| path.replace("{}", &hex)) {
+        let (got, head) = (http2.get(&path).await, http2.head(&path).await);
+        assert_eq!((got.status, head.status, head.body.as_deref()), (head.status, got.status, Some(&b""[..])), "{path}");
+        assert_eq!(head.header("content-length"), Some(got.body.unwrap().len().to_string().as_str()), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,10 @@ use http::{HeaderValue, Response, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 
 use super::upload::Incoming;
-use crate::store::StoreError;
+use crate::{
+    auth::{Refusal, Why},
+    store::StoreError,
+};
 
 /// After how many seconds a client may try again what did not work now.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
@@ -51,6 +54,20 @@ pub(super) fn not_allowed(methods: &'static str) -> Answer {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "method is not allowed here");
     answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     answer
+}
+
+/// The caller may not do this. A challenge tells clients that have credentials to send them.
+pub(super) fn not_admitted(refusal: &Refusal) -> Answer {
+    let line = refusal.why.to_string();
+    match refusal.why {
+        Why::Missing | Why::Wrong => {
+            let mut answer = text(StatusCode::UNAUTHORIZED, &line);
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"blockstore\""));
+            answer
+        }
+        Why::Forbidden => text(StatusCode::FORBIDDEN, &line),
+        Why::Busy => text_later(StatusCode::SERVICE_UNAVAILABLE, &line),
+    }
 }
 
 /// The status of a store's error.
@@ -124,6 +141,21 @@ impl http_body::Body for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_refusal_has_its_status() {
+        for (why, status, challenged, later) in [
+            (Why::Missing, 401, true, false),
+            (Why::Wrong, 401, true, false),
+            (Why::Forbidden, 403, false, false),
+            (Why::Busy, 503, false, true),
+        ] {
+            let answer = not_admitted(&Refusal { why, user: None });
+            assert_eq!(answer.status(), status, "{why:?}");
+            assert_eq!(answer.headers().contains_key(header::WWW_AUTHENTICATE), challenged, "{why:?}");
+            assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), later, "{why:?}");
+        }
+    }
     use crate::store::{DigestFunction, Hasher};
 
     #[test]

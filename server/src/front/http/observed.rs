@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version, header};
+use http_body::Body as _;
 
 use super::Front;
 use crate::{
@@ -24,14 +25,25 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let path = request.uri().path();
-        let record = self.observer.request(Verb::of(request.method()), handler(path), peer, request.headers());
+        let what = (Verb::of(request.method()), handler(path));
+        let record = self.observer.request(what.0, what.1, peer, request.headers());
         if let Some(details) = record.details() {
             details.set_resource(|| Resource::name(path.as_bytes()));
         }
-        let bodiless = request.method() == Method::HEAD;
+        let (bodiless, version) = (request.method() == Method::HEAD, request.version());
         let request = request.map(|body| Body::new(Metered::new(&record, body)));
-        answered(record, self.answer(request).await, bodiless)
+        let answer = self.answer(request, what, record.details()).await;
+        let answer = if bodiless && version == Version::HTTP_2 { without_body(answer) } else { answer };
+        answered(record, answer, bodiless)
     }
+}
+
+/// An answer to HEAD. Over HTTP/1.1 the library leaves the body out; over HTTP/2 it would send it, which ends the stream with an error.
+fn without_body(mut answer: Response<Counted<Body>>) -> Response<Counted<Body>> {
+    if let Some(bytes) = answer.body().size_hint().exact() {
+        answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| bytes.into());
+    }
+    answer.map(Counted::emptied)
 }
 
 /// Which part of the front-end a path is for, whether it is well-formed or not: the first segment that has a meaning counts.

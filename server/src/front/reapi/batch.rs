@@ -9,18 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use blockstore_proto::{
-    reapi::{self, batch_read_blobs_response, batch_update_blobs_response, compressor::Value as Compressor},
-    rpc,
-};
-use tonic::{Code, Status};
+use blockstore_proto::reapi::compressor::Value as Compressor;
+use tonic::Status;
 
 use super::{
     ANSWER_BYTES_MAX, Shared,
-    grpc::{Answer, Call, Outgoing, decode},
+    batch_wire::{Entry, Kind, ReadRequest, SentDigest, UpdateRequest, answer},
+    grpc::{Answer, Call},
     request,
     resource::by_length,
-    status::{bad_field, blob_missing, decompress_status, rpc_status, store_status},
+    status::{bad_field, blob_missing, decompress_status, store_status},
 };
 use crate::{
     log::access::Resource,
@@ -32,25 +30,28 @@ use crate::{
 };
 
 /// What a blob costs in an answer beside its data: its digest, a status and their keys. No status is longer.
-const ENTRY_BYTES: u64 = 512;
+pub(super) const ENTRY_BYTES: u64 = 512;
+/// The number of zstd among the compressors.
+const ZSTD: u8 = Compressor::Zstd as u8;
 /// Blobs in one batch, so that their entries fit into an answer.
 const BATCH_BLOBS_MAX: u64 = ANSWER_BYTES_MAX / ENTRY_BYTES;
 
 pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
-    let request: reapi::BatchUpdateBlobsRequest = decode(received.message)?;
-    let instance = request::instance(&request.instance_name)?;
-    check_count("requests", request.requests.len())?;
-    call.about(Resource::Blobs(request.requests.len()));
-    let digests = request.requests.iter().filter_map(|r| r.digest.as_ref());
-    let function = function(request.digest_function, digests, &shared.functions(&instance))?;
+    let message = &received.message;
+    let request = UpdateRequest::read(message)?;
+    let instance = request::instance(request.instance_name)?;
+    check_count("requests", request.blobs.len())?;
+    call.about(Resource::Blobs(request.blobs.len()));
+    let digests = request.blobs.iter().map(|blob| &blob.digest);
+    let function = function(request.function, digests, &shared.functions(&instance))?;
 
     // The blobs that are worth a try.
-    let mut blobs = Vec::with_capacity(request.requests.len());
+    let mut blobs = Vec::with_capacity(request.blobs.len());
     let mut room_bytes = shared.options.decompressed_bytes_max;
-    let mut responses = Vec::with_capacity(request.requests.len());
-    for (place, blob) in request.requests.into_iter().enumerate() {
-        let parsed = request::digest("digest", blob.digest.as_ref(), function).and_then(|digest| {
+    let mut entries = Vec::with_capacity(request.blobs.len());
+    for (place, blob) in request.blobs.iter().enumerate() {
+        let parsed = blob.digest.parse("digest", function).and_then(|digest| {
             let decompressed_bytes = match Compressor::try_from(blob.compressor) {
                 Ok(Compressor::Identity) => None,
                 Ok(Compressor::Zstd) => {
@@ -64,14 +65,14 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
             };
             Ok((digest, decompressed_bytes))
         });
-        let status = match parsed {
+        let error = match parsed {
             Ok((digest, decompressed_bytes)) => {
-                blobs.push(Sent { place, digest, data: blob.data, decompressed_bytes });
-                rpc::Status::default()
+                blobs.push(Sent { place, digest, data: message.slice_ref(blob.data), decompressed_bytes });
+                None
             }
-            Err(status) => rpc_status(&status),
+            Err(status) => Some(status),
         };
-        responses.push(batch_update_blobs_response::Response { digest: echo(blob.digest), status: Some(status) });
+        entries.push(Entry::new(blob.digest, error));
     }
     // Held until the store has the blobs.
     let _room = shared.decompressed.take(shared.options.decompressed_bytes_max - room_bytes).await?;
@@ -84,22 +85,22 @@ pub(super) async fn update(shared: Arc<Shared>, mut call: Call) -> Result<Answer
                 places.push(place);
             }
             Err(error) => {
-                if let Some(response) = responses.get_mut(place) {
-                    response.status = Some(rpc_status(&decompress_status(&error)));
+                if let Some(entry) = entries.get_mut(place) {
+                    entry.error = Some(decompress_status(&error));
                 }
             }
         }
     }
     let outcomes = shared.store.write_batch(&instance, whole).await;
     for (place, outcome) in places.into_iter().zip(outcomes) {
-        if let (Err(error), Some(response)) = (outcome, responses.get_mut(place)) {
-            response.status = Some(rpc_status(&store_status(&error)));
+        if let (Err(error), Some(entry)) = (outcome, entries.get_mut(place)) {
+            entry.error = Some(store_status(&error));
         }
     }
-    let stored = responses.iter().filter(|response| code(response.status.as_ref()) == Code::Ok).count();
+    let stored = entries.iter().filter(|entry| entry.error.is_none()).count();
     call.blobs(BlobOutcome::Stored, stored);
-    call.blobs(BlobOutcome::Error, responses.len() - stored);
-    Ok(Answer::one(Outgoing::message(&reapi::BatchUpdateBlobsResponse { responses })))
+    call.blobs(BlobOutcome::Error, entries.len() - stored);
+    Ok(Answer::one(answer(Kind::Update, &entries)))
 }
 
 /// A blob of a batch as it was sent.
@@ -138,73 +139,69 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 
 pub(super) async fn read(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
-    let request: reapi::BatchReadBlobsRequest = decode(received.message)?;
-    let instance = request::instance(&request.instance_name)?;
+    let request = ReadRequest::read(&received.message)?;
+    let instance = request::instance(request.instance_name)?;
     check_count("digests", request.digests.len())?;
-    let function = function(request.digest_function, request.digests.iter(), &shared.functions(&instance))?;
+    let function = function(request.function, request.digests.iter(), &shared.functions(&instance))?;
     call.about(Resource::Blobs(request.digests.len()));
 
     let mut room_bytes = ANSWER_BYTES_MAX - ENTRY_BYTES * request.digests.len() as u64;
     let mut wanted = Vec::with_capacity(request.digests.len());
     let mut places = Vec::with_capacity(request.digests.len());
-    let mut responses = Vec::with_capacity(request.digests.len());
-    for (place, sent) in request.digests.into_iter().enumerate() {
-        let admitted = request::digest("digests", Some(&sent), function).and_then(|digest| {
+    let mut entries = Vec::with_capacity(request.digests.len());
+    for (place, sent) in request.digests.iter().enumerate() {
+        let admitted = sent.parse("digests", function).and_then(|digest| {
             room_bytes = room_bytes.checked_sub(digest.size_bytes).ok_or_else(no_room)?;
             Ok(digest)
         });
-        let status = match admitted {
+        let error = match admitted {
             Ok(digest) => {
                 wanted.push(digest);
                 places.push(place);
-                rpc::Status::default()
+                None
             }
-            Err(status) => rpc_status(&status),
+            Err(status) => Some(status),
         };
-        responses.push(batch_read_blobs_response::Response { digest: echo(Some(sent)), status: Some(status), ..Default::default() });
+        entries.push(Entry::new(*sent, error));
     }
-    let found = match request.acceptable_compressors.contains(&Compressor::Zstd.into()) {
+    let found = match request.compressors.contains(&Compressor::Zstd.into()) {
         true => shared.store.read_batch_zstd(&instance, &wanted).await,
         false => {
             let found = shared.store.read_batch(&instance, &wanted).await;
             found.into_iter().map(|blob| blob.map(|blob| blob.map(BatchBlob::Plain))).collect()
         }
     };
+    let mut misses = 0;
     for ((place, digest), found) in places.into_iter().zip(&wanted).zip(found) {
-        let Some(response) = responses.get_mut(place) else {
+        let Some(entry) = entries.get_mut(place) else {
             continue;
         };
         match found {
-            Ok(Some(BatchBlob::Plain(data))) => response.data = data,
+            Ok(Some(BatchBlob::Plain(data))) => entry.data = data,
             Ok(Some(BatchBlob::Zstd(frames))) => {
-                response.data = frames;
-                response.compressor = Compressor::Zstd.into();
+                entry.data = frames;
+                entry.compressor = ZSTD;
             }
             // Nothing of it was given out, so that a damaged blob is a missing one.
             Ok(None) | Err(StoreError::Lost { .. }) => {
-                response.status = Some(rpc_status(&blob_missing(digest)));
+                misses += 1;
+                entry.error = Some(blob_missing(digest));
             }
-            Err(error) => response.status = Some(rpc_status(&store_status(&error))),
+            Err(error) => entry.error = Some(store_status(&error)),
         }
     }
-    let with = |wanted| responses.iter().filter(|response| code(response.status.as_ref()) == wanted).count();
-    let (hits, misses) = (with(Code::Ok), with(Code::NotFound));
+    let hits = entries.iter().filter(|entry| entry.error.is_none()).count();
     call.blobs(BlobOutcome::Hit, hits);
     call.blobs(BlobOutcome::Miss, misses);
-    call.blobs(BlobOutcome::Error, responses.len() - hits - misses);
-    Ok(Answer::one(Outgoing::message(&reapi::BatchReadBlobsResponse { responses })))
+    call.blobs(BlobOutcome::Error, entries.len() - hits - misses);
+    Ok(Answer::one(answer(Kind::Read, &entries)))
 }
 
-/// The code of a blob's status.
-fn code(status: Option<&rpc::Status>) -> Code {
-    status.map_or(Code::Ok, |status| Code::from_i32(status.code))
-}
-
-fn too_large() -> Status {
+pub(super) fn too_large() -> Status {
     bad_field("digest", "compressed blobs of a batch are too large together; write them with ByteStream.Write".into())
 }
 
-fn no_room() -> Status {
+pub(super) fn no_room() -> Status {
     Status::resource_exhausted("blob does not fit into this answer; read it with ByteStream.Read")
 }
 
@@ -216,48 +213,11 @@ fn check_count(field: &str, count: usize) -> Result<(), Status> {
 }
 
 /// The function of a batch; where none is set, the first digest that can be one tells.
-fn function<'a>(
+fn function<'a, 'm: 'a>(
     number: i32,
-    mut digests: impl Iterator<Item = &'a reapi::Digest>,
+    mut digests: impl Iterator<Item = &'a SentDigest<'m>>,
     offered: &[DigestFunction],
 ) -> Result<DigestFunction, Status> {
-    let digits = digests.find_map(|d| by_length(d.hash.len(), offered).map(|_| d.hash.len()));
+    let digits = digests.find_map(|digest| digest.hash_digits().filter(|digits| by_length(*digits, offered).is_some()));
     request::digest_function(number, digits, offered)
-}
-
-/// The digest of an answer, as it was sent unless it is too long to be one.
-fn echo(digest: Option<reapi::Digest>) -> Option<reapi::Digest> {
-    digest.filter(|d| d.hash.len() <= crate::store::HASH_BYTES_MAX * 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use prost::Message;
-
-    use super::*;
-
-    #[test]
-    fn no_entry_is_larger_than_what_is_set_aside() {
-        let digest = reapi::Digest { hash: "f".repeat(128), size_bytes: i64::MAX };
-        let of = |status: Status| {
-            let response = batch_read_blobs_response::Response {
-                digest: Some(digest.clone()),
-                status: Some(rpc_status(&status)),
-                ..Default::default()
-            };
-            response.encoded_len() as u64 + 8
-        };
-        let blob = Digest::parse(DigestFunction::Sha512, &[b'f'; 128], i64::MAX).unwrap();
-        for status in [
-            blob_missing(&blob),
-            no_room(),
-            too_large(),
-            decompress_status(&DecompressError::Cut),
-            decompress_status(&decompress_whole(b"no frame", 1).unwrap_err()),
-            store_status(&StoreError::HashMismatch { declared: Box::new(blob), computed: Box::new(blob) }),
-            bad_field("compressor", "is not supported".into()),
-        ] {
-            assert!(of(status.clone()) <= ENTRY_BYTES, "{} {status}", of(status.clone()));
-        }
-    }
 }

@@ -13,9 +13,12 @@ use super::{
     grpc::{Answer, Call, Outgoing, decode},
     request,
 };
-use crate::store::{
-    Instance,
-    chunking::{FAST_CDC_AVERAGE_BYTES, FAST_CDC_SEED, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES},
+use crate::{
+    auth::{Right, Rights},
+    store::{
+        Instance,
+        chunking::{FAST_CDC_AVERAGE_BYTES, FAST_CDC_SEED, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES},
+    },
 };
 
 /// Oldest and newest version of the Remote Execution API that is spoken. It has to start at 2.0: clients that know nothing
@@ -30,12 +33,12 @@ pub(super) async fn get(shared: Arc<Shared>, mut call: Call) -> Result<Answer, S
     let message = call.messages.only().await?.message;
     let message: reapi::GetCapabilitiesRequest = decode(message)?;
     let instance = request::instance(&message.instance_name)?;
-    Ok(Answer::one(Outgoing::message(&server_capabilities(&shared, &instance))))
+    Ok(Answer::one(Outgoing::message(&server_capabilities(&shared, &instance, call.rights()))))
 }
 
-fn server_capabilities(shared: &Shared, instance: &Instance) -> reapi::ServerCapabilities {
+fn server_capabilities(shared: &Shared, instance: &Instance, rights: Rights) -> reapi::ServerCapabilities {
     let store = shared.store.capabilities();
-    let update_enabled = *shared.options.instances.updates.get(instance);
+    let update_enabled = *shared.options.instances.updates.get(instance) && rights.allow(Right::Write);
     let cache = reapi::CacheCapabilities {
         digest_functions: store.digest_functions.iter().map(|f| i32::from(f.number())).collect(),
         action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled }),

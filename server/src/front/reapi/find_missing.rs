@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use bytes::{BufMut, Bytes, BytesMut};
 use tonic::Status;
 
 use super::{
@@ -11,7 +10,7 @@ use super::{
     grpc::{Answer, Call, Outgoing},
     request,
     status::{bad_digest, bad_field, store_status},
-    wire::{Fields, Malformed, Value},
+    wire::{Fields, Value, bytes_field_len, digest_fields, malformed, put_bytes_field},
 };
 use crate::{
     log::access::Resource,
@@ -24,10 +23,9 @@ mod field {
     pub(super) const INSTANCE_NAME: u64 = 1;
     pub(super) const BLOB_DIGESTS: u64 = 2;
     pub(super) const DIGEST_FUNCTION: u64 = 3;
+    /// Of `FindMissingBlobsResponse`.
+    pub(super) const MISSING_BLOB_DIGESTS: u32 = 2;
 }
-
-/// Key of `FindMissingBlobsResponse.missing_blob_digests` on the wire: field 2, with a length.
-const MISSING_BLOB_DIGESTS: u8 = 2 << 3 | 2;
 
 pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, Status> {
     let received = call.messages.only().await?;
@@ -38,7 +36,7 @@ pub(super) async fn call(shared: Arc<Shared>, mut call: Call) -> Result<Answer, 
     call.blobs(BlobOutcome::Miss, misses);
     call.blobs(BlobOutcome::Hit, missing.len() - misses);
     let missing = request.as_sent.iter().zip(missing).filter_map(|(sent, m)| m.then_some(*sent));
-    Ok(Answer::one(Outgoing::encoded(response(missing))))
+    Ok(Answer::one(response(missing)))
 }
 
 struct Request<'a> {
@@ -50,7 +48,6 @@ struct Request<'a> {
 
 impl<'a> Request<'a> {
     fn parse<'f>(message: &'a [u8], offered: impl FnOnce(&Instance) -> Cow<'f, [DigestFunction]>) -> Result<Self, Status> {
-        let malformed = |Malformed| Status::invalid_argument("malformed message");
         let mut instance: &[u8] = b"";
         let mut number = 0;
         let mut as_sent = Vec::with_capacity(message.len() / 70);
@@ -71,7 +68,7 @@ impl<'a> Request<'a> {
         let mut function = None;
         let mut digests = Vec::with_capacity(as_sent.len());
         for sent in &as_sent {
-            let (hash, size_bytes) = parse_digest(sent).map_err(malformed)?;
+            let (hash, size_bytes) = digest_fields(sent).map_err(malformed)?;
             let function = match function {
                 Some(function) => function,
                 None => *function.insert(request::digest_function(number, Some(hash.len()), &offered)?),
@@ -82,28 +79,9 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Hash and size of an encoded `Digest`.
-fn parse_digest(digest: &[u8]) -> Result<(&[u8], i64), Malformed> {
-    let (mut hash, mut size_bytes): (&[u8], _) = (b"", 0);
-    for item in Fields::new(digest) {
-        match item? {
-            (1, Value::Len(value)) => hash = value,
-            (2, Value::Varint(value)) => size_bytes = value.cast_signed(),
-            _ => {}
-        }
-    }
-    Ok((hash, size_bytes))
-}
-
-fn response<'a>(missing: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
-    let len = missing.clone().map(|d| 1 + prost::length_delimiter_len(d.len()) + d.len()).sum();
-    let mut response = BytesMut::with_capacity(len);
-    for digest in missing {
-        response.put_u8(MISSING_BLOB_DIGESTS);
-        prost::encoding::encode_varint(digest.len() as u64, &mut response);
-        response.put_slice(digest);
-    }
-    response.freeze()
+fn response<'a>(missing: impl Iterator<Item = &'a [u8]> + Clone) -> Outgoing {
+    let len = missing.clone().map(|digest| bytes_field_len(digest.len())).sum();
+    Outgoing::written(len, |out| missing.for_each(|digest| put_bytes_field(out, field::MISSING_BLOB_DIGESTS, digest)))
 }
 
 #[cfg(test)]
@@ -141,7 +119,7 @@ mod tests {
         let digests: Vec<_> = [b"a", b"b"].map(|d| Hasher::digest(DigestFunction::Sha256, d)).into();
         let encoded: Vec<_> = digests.iter().map(|d| wire(d).encode_to_vec()).collect();
         let response = response(encoded.iter().map(Vec::as_slice));
-        let response = reapi::FindMissingBlobsResponse::decode(response).unwrap();
+        let response = reapi::FindMissingBlobsResponse::decode(response.into_message()).unwrap();
         assert_eq!(response.missing_blob_digests, digests.iter().map(wire).collect::<Vec<_>>());
     }
 

@@ -4,7 +4,6 @@
 //! budget; every answer ends with a `grpc-status`; a wrong frame is an error of the call, never a panic.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
@@ -22,7 +21,9 @@ use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use super::pieces::Pieces;
 use crate::{
+    auth::Rights,
     front::observe::Details,
     log::access::Resource,
     metrics::{
@@ -37,6 +38,9 @@ const PREFIX_BYTES: usize = 5;
 const UNBUDGETED_BYTES_MAX: usize = 64 << 10;
 /// What is set aside for a message before its bytes arrive, at most.
 const RESERVED_BYTES_MAX: usize = 1 << 20;
+/// A message that is kept in pieces has so many, or as many as fit into it if they are that long.
+const PIECES_MAX: usize = 8;
+const PIECE_BYTES_MIN: usize = 8 << 10;
 /// A message that takes from the budget must not stand still for longer, nor a stream that does.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -86,9 +90,8 @@ struct Meter {
 pub(super) struct Messages {
     body: axum::body::Body,
     meter: Meter,
-    /// What arrived and was not used, in order; no piece is empty.
-    pieces: VecDeque<Bytes>,
-    available: usize,
+    /// What arrived and was not used.
+    arrived: Pieces,
     message_bytes_max: usize,
     budget: Budget,
 }
@@ -104,20 +107,33 @@ impl Meter {
 
 impl Messages {
     fn new(body: axum::body::Body, meter: Meter, message_bytes_max: usize, budget: Budget) -> Self {
-        Self { body, meter, pieces: VecDeque::new(), available: 0, message_bytes_max, budget }
+        Self { body, meter, arrived: Pieces::default(), message_bytes_max, budget }
     }
 
     /// The next message, or `None` where the client has closed its side. Cancelled in the middle, the rest is of no use.
     pub(super) async fn next(&mut self) -> Result<Option<Received<Bytes>>, Status> {
+        let Some((len, permit)) = self.begin().await? else { return Ok(None) };
+        let message = self.in_time(permit.is_some(), async |messages| messages.gather(len, Vec::new()).await).await?;
+        Ok(Some(Received { message, permit }))
+    }
+
+    /// The same, in the pieces in which it arrives.
+    pub(super) async fn next_in_pieces(&mut self) -> Result<Option<Received<Pieces>>, Status> {
+        let Some((len, permit)) = self.begin().await? else { return Ok(None) };
+        let message = self.in_time(permit.is_some(), async |messages| messages.gather_pieces(len).await).await?;
+        Ok(Some(Received { message, permit }))
+    }
+
+    /// The next message's length, and its share of the budget.
+    async fn begin(&mut self) -> Result<Option<(usize, Option<OwnedSemaphorePermit>)>, Status> {
         if !self.fill(PREFIX_BYTES).await? {
-            return match self.available {
+            return match self.arrived.remaining() {
                 0 => Ok(None),
                 _ => Err(cut()),
             };
         }
-        let mut prefix = self.take(PREFIX_BYTES);
-        let compressed = prefix.get_u8() != 0;
-        let len = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
+        let compressed = self.arrived.get_u8() != 0;
+        let len = usize::try_from(self.arrived.get_u32()).unwrap_or(usize::MAX);
         if compressed {
             return Err(Status::unimplemented("compressed gRPC messages are not supported"));
         }
@@ -127,19 +143,18 @@ impl Messages {
                 self.message_bytes_max
             )));
         }
-        let permit = self.budget.take(len).await?;
-        let whole = match &permit {
-            Some(_) => tokio::time::timeout(STALL_MAX, self.gather(len)).await,
-            None => Ok(self.gather(len).await),
+        Ok(Some((len, self.budget.take(len).await?)))
+    }
+
+    /// Counts a message that has arrived. One that takes from the budget must do so in time.
+    async fn in_time<M>(&mut self, budgeted: bool, gather: impl AsyncFnOnce(&mut Self) -> Result<M, Status>) -> Result<M, Status> {
+        let message = match budgeted {
+            true => tokio::time::timeout(STALL_MAX, gather(self)).await,
+            false => Ok(gather(self).await),
         };
-        match whole {
-            Ok(whole) => {
-                let message = whole?;
-                self.meter.metrics.message_received(self.meter.method);
-                Ok(Some(Received { message, permit }))
-            }
-            Err(_) => Err(Status::deadline_exceeded("message did not arrive in time")),
-        }
+        let message = message.map_err(|_| Status::deadline_exceeded("message did not arrive in time"))??;
+        self.meter.metrics.message_received(self.meter.method);
+        Ok(message)
     }
 
     /// The only message of a request.
@@ -149,9 +164,9 @@ impl Messages {
 
     /// Reads until that many bytes are there; false if the body ends before.
     async fn fill(&mut self, bytes: usize) -> Result<bool, Status> {
-        while self.available < bytes {
+        while self.arrived.remaining() < bytes {
             match self.frame().await? {
-                Some(piece) => self.keep(piece),
+                Some(piece) => self.arrived.push(piece),
                 None => return Ok(false),
             }
         }
@@ -177,50 +192,25 @@ impl Messages {
         }
     }
 
-    fn keep(&mut self, piece: Bytes) {
-        self.available += piece.len();
-        self.pieces.push_back(piece);
-    }
-
-    /// The next bytes, at most that many, of the first piece; empty if there is none.
-    fn take_piece(&mut self, bytes_max: usize) -> Bytes {
-        let Some(first) = self.pieces.front_mut() else {
-            return Bytes::new();
-        };
-        let piece = if first.len() <= bytes_max { self.pieces.pop_front().unwrap_or_default() } else { first.split_to(bytes_max) };
-        self.available -= piece.len();
-        piece
-    }
-
-    /// Bytes that are there; without a copy if one piece has them all.
-    fn take(&mut self, bytes: usize) -> Bytes {
-        let first = self.take_piece(bytes);
-        if first.len() == bytes {
-            return first;
-        }
-        let mut all = BytesMut::with_capacity(bytes);
-        all.put(first);
-        while all.len() < bytes && self.available > 0 {
-            let piece = self.take_piece(bytes - all.len());
-            all.put(piece);
-        }
-        all.freeze()
-    }
-
-    /// A message of that length. It is copied together as it arrives, unless one piece has it whole.
-    async fn gather(&mut self, len: usize) -> Result<Bytes, Status> {
-        if self.pieces.is_empty() && len > 0 && !self.fill(1).await? {
+    /// The next piece of a message, of at most that many bytes.
+    async fn piece(&mut self, bytes_max: usize) -> Result<Bytes, Status> {
+        if !self.fill(1).await? {
             return Err(cut());
         }
-        if self.pieces.front().map_or(0, Bytes::len) >= len {
-            return Ok(self.take(len));
-        }
-        let mut all = Vec::with_capacity(len.min(RESERVED_BYTES_MAX));
-        while all.len() < len {
-            if self.pieces.is_empty() && !self.fill(1).await? {
-                return Err(cut());
+        Ok(self.arrived.take_piece(bytes_max))
+    }
+
+    /// A message of that length of which a part is here. It is copied together as it arrives, unless one piece has it whole.
+    async fn gather(&mut self, len: usize, mut all: Vec<u8>) -> Result<Bytes, Status> {
+        if all.is_empty() && len > 0 {
+            self.fill(1).await?;
+            if self.arrived.first_bytes() >= len {
+                return Ok(self.arrived.take_piece(len));
             }
-            let piece = self.take_piece(len - all.len());
+            all.reserve_exact(len.min(RESERVED_BYTES_MAX));
+        }
+        while all.len() < len {
+            let piece = self.piece(len - all.len()).await?;
             if all.capacity() < all.len() + piece.len() {
                 // Over a mebibyte have arrived: the length was meant.
                 all.reserve_exact(len - all.len());
@@ -228,6 +218,21 @@ impl Messages {
             all.extend_from_slice(&piece);
         }
         Ok(all.into())
+    }
+
+    /// A message of that length in pieces. Of one that comes in crumbs, which keep larger buffers alive, they are copied together.
+    async fn gather_pieces(&mut self, len: usize) -> Result<Pieces, Status> {
+        let pieces_max = PIECES_MAX.max(len / PIECE_BYTES_MIN);
+        let mut message = Pieces::default();
+        while message.remaining() < len {
+            message.push(self.piece(len - message.remaining()).await?);
+            if message.count() > pieces_max {
+                let mut all = Vec::with_capacity(len.min(RESERVED_BYTES_MAX).max(message.remaining()));
+                Vec::from(message).iter().for_each(|piece: &Bytes| all.extend_from_slice(piece));
+                return self.gather(len, all).await.map(Pieces::from);
+            }
+        }
+        Ok(message)
     }
 }
 
@@ -250,6 +255,22 @@ impl Outgoing {
         put_prefix(&mut head, len);
         message.encode_raw(&mut head);
         Self { head: head.freeze(), payload: Bytes::new() }
+    }
+
+    /// A message of that length, which `write` encodes.
+    pub(super) fn written(len: usize, write: impl FnOnce(&mut BytesMut)) -> Self {
+        let mut head = BytesMut::with_capacity(PREFIX_BYTES + len);
+        put_prefix(&mut head, len);
+        write(&mut head);
+        debug_assert_eq!(head.len(), PREFIX_BYTES + len);
+        Self { head: head.freeze(), payload: Bytes::new() }
+    }
+
+    /// The message without its prefix.
+    #[cfg(test)]
+    pub(super) fn into_message(self) -> Bytes {
+        let mut message = [self.head, self.payload].concat();
+        Bytes::from(message.split_off(PREFIX_BYTES))
     }
 
     /// A message that is encoded already.
@@ -356,10 +377,17 @@ impl Body for Answer {
 /// A call: its headers and its messages.
 pub(super) struct Call {
     pub(super) headers: HeaderMap,
+    extensions: http::Extensions,
     pub(super) messages: Messages,
 }
 
 impl Call {
+    /// What the caller may do. Who gets this far may do what was called.
+    pub(super) fn rights(&self) -> Rights {
+        // Nobody says so where everybody may do everything.
+        self.extensions.get().copied().unwrap_or(Rights::ALL)
+    }
+
     /// Says what the call is about, for the logs.
     pub(super) fn about(&self, resource: Resource) {
         if let Some(details) = &self.messages.meter.details {
@@ -388,7 +416,7 @@ where
             let metrics = budget.metrics.clone();
             let meter = Meter { metrics: metrics.clone(), method, details: head.extensions.get::<Arc<Details>>().cloned() };
             let messages = Messages::new(body, meter, message_bytes_max, budget.clone());
-            let answer = handler(state.clone(), Call { headers: head.headers, messages });
+            let answer = handler(state.clone(), Call { headers: head.headers, extensions: head.extensions, messages });
             async move {
                 Ok::<_, Infallible>(match answer.await {
                     Ok(answer) => {

@@ -73,7 +73,8 @@ pub(super) fn precondition_missing(digest: &Digest) -> Status {
     with_detail(Code::FailedPrecondition, message, "PreconditionFailure", &detail)
 }
 
-fn retry_later(code: Code, message: String) -> Status {
+/// A status of what may work later, with details that say when to try again.
+pub fn retry_later(code: Code, message: String) -> Status {
     let retry_delay = Some(prost_types::Duration { seconds: RETRY_SECONDS, nanos: 0 });
     with_detail(code, message, "RetryInfo", &rpc::RetryInfo { retry_delay })
 }

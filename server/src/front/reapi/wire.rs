@@ -1,6 +1,13 @@
-//! Reading the fields of an encoded message in place.
+//! Reading the fields of an encoded message in place, and writing some.
 //!
-//! Always true here: nothing is copied, and malformed input ends the reading with an error.
+//! Always true here: nothing is copied from what is read, and malformed input ends the reading with an error.
+
+use bytes::{BufMut, BytesMut};
+use prost::{
+    encoding::{WireType, encode_key, encode_varint},
+    length_delimiter_len,
+};
+use tonic::Status;
 
 /// The bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +32,12 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub(super) fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
+    }
+
+    /// The numbers of a packed field.
+    pub(super) fn numbers(packed: &'a [u8]) -> impl Iterator<Item = Result<u64, Malformed>> {
+        let mut fields = Self::new(packed);
+        std::iter::from_fn(move || (!fields.rest.is_empty()).then(|| fields.varint().inspect_err(|_| fields.rest = &[])))
     }
 
     fn varint(&mut self) -> Result<u64, Malformed> {
@@ -84,6 +97,35 @@ impl<'a> Iterator for Fields<'a> {
         }
         Some(field)
     }
+}
+
+/// Hash and size of an encoded `Digest`.
+pub(super) fn digest_fields(digest: &[u8]) -> Result<(&[u8], i64), Malformed> {
+    let (mut hash, mut size_bytes): (&[u8], _) = (b"", 0);
+    for item in Fields::new(digest) {
+        match item? {
+            (1, Value::Len(value)) => hash = value,
+            (2, Value::Varint(value)) => size_bytes = value.cast_signed(),
+            _ => {}
+        }
+    }
+    Ok((hash, size_bytes))
+}
+
+pub(super) fn malformed(_: Malformed) -> Status {
+    Status::invalid_argument("malformed message")
+}
+
+/// Length of a field of that many bytes, whose number is below 16.
+pub(super) fn bytes_field_len(len: usize) -> usize {
+    1 + length_delimiter_len(len) + len
+}
+
+/// Writes a field of bytes, a string or a message.
+pub(super) fn put_bytes_field(out: &mut BytesMut, number: u32, value: &[u8]) {
+    encode_key(number, WireType::LengthDelimited, out);
+    encode_varint(value.len() as u64, out);
+    out.put_slice(value);
 }
 
 #[cfg(test)]

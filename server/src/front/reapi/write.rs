@@ -9,12 +9,13 @@
 use std::sync::Arc;
 
 use blockstore_proto::bytestream;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tonic::Status;
 
 use super::{
     Shared,
     grpc::{Answer, Call, Messages, Outgoing, Received, decode},
+    pieces::{Pieces, WriteRequest},
     resource::{self, Compression, UploadName},
     status::{bad_field, decompress_status, store_status},
     tool::Tool,
@@ -99,10 +100,15 @@ impl Upload {
         }
     }
 
-    async fn write(&mut self, data: Bytes) -> Result<(), Status> {
+    async fn write(&mut self, data: Vec<Bytes>) -> Result<(), Status> {
         match self {
-            Self::Identity(upload) => upload.write(data).await.map_err(|error| store_status(&error)),
-            Self::Zstd(upload) => upload.write(&data).await.map_err(|error| decompress_status(&error)),
+            Self::Identity(upload) => upload.write_pieces(data).await.map_err(|error| store_status(&error)),
+            Self::Zstd(upload) => {
+                for piece in &data {
+                    upload.write(piece).await.map_err(|error| decompress_status(&error))?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -155,8 +161,8 @@ impl Running<'_> {
     }
 
     /// Writes; an upload that failed is dropped.
-    async fn write(&mut self, data: Bytes) -> Result<(), Status> {
-        let result = self.upload()?.write(data).await;
+    async fn write(&mut self, data: Pieces) -> Result<(), Status> {
+        let result = self.upload()?.write(data.into()).await;
         if result.is_err() {
             self.upload = None;
         }
@@ -187,10 +193,10 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     /// Takes the whole stream; the size that is committed at its end.
-    async fn take(mut self, mut received: Received<bytestream::WriteRequest>) -> Result<i64, Status> {
+    async fn take(mut self, mut received: Received<WriteRequest>) -> Result<i64, Status> {
         let Some(mut running) = begin(self.shared, self.name, self.position).await? else {
             let finished = received.message.finish_write;
-            self.position = self.position.saturating_add(received.message.data.len() as u64);
+            self.position = self.position.saturating_add(received.message.data.remaining() as u64);
             // Its share must be free before the next message is waited for.
             drop(received);
             return self.already_there(finished).await;
@@ -205,7 +211,7 @@ impl Stream<'_> {
                 let why = format!("is {}, but the next byte is {}", message.write_offset, self.position);
                 return Err(bad_field("write_offset", why));
             }
-            let data_bytes = message.data.len() as u64;
+            let data_bytes = message.data.remaining() as u64;
             running.write(message.data).await?;
             self.position = self.position.saturating_add(data_bytes);
             drop(received.permit);
@@ -252,7 +258,7 @@ impl Stream<'_> {
                 break;
             };
             finished = received.message.finish_write;
-            self.position = self.position.saturating_add(received.message.data.len() as u64);
+            self.position = self.position.saturating_add(received.message.data.remaining() as u64);
             if self.position > position_max {
                 return Err(Status::invalid_argument(format!("a blob of {size_bytes} bytes was sent as {} bytes", self.position)));
             }
@@ -299,11 +305,11 @@ async fn begin<'a>(shared: &'a Shared, name: &'a UploadName, offset: u64) -> Res
     }
 }
 
-async fn next(messages: &mut Messages) -> Result<Option<Received<bytestream::WriteRequest>>, Status> {
-    let Some(received) = messages.next().await? else {
+async fn next(messages: &mut Messages) -> Result<Option<Received<WriteRequest>>, Status> {
+    let Some(received) = messages.next_in_pieces().await? else {
         return Ok(None);
     };
-    Ok(Some(Received { message: decode(received.message)?, permit: received.permit }))
+    Ok(Some(Received { message: WriteRequest::decode(received.message)?, permit: received.permit }))
 }
 
 fn offset(offset: i64) -> Result<u64, Status> {

@@ -1,7 +1,7 @@
 //! Uploads into the engine: small ones gathered in memory, large ones streamed by a task of their own.
 //!
 //! Always true here: the bytes are hashed in the order in which they are stored, once; only an upload whose size and hash
-//! fit is finished. A large upload holds at most [`QUEUE_BYTES_MAX`] (or one piece) that the engine has not taken.
+//! fit is finished. A large upload holds at most [`QUEUE_BYTES_MAX`] (or what came together) that the engine has not taken.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use super::{
 };
 use crate::store::{BlobUpload, Digest, Hasher, StoreError, WriteOutcome};
 
-/// Bytes of a large upload that wait for its task at most, unless a single piece is larger.
+/// Bytes of a large upload that wait for its task at most, unless what came together is more.
 const QUEUE_BYTES_MAX: u32 = 1 << 20;
-/// Pieces that wait at most.
+/// How often something may have come that waits.
 const QUEUE_PIECES_MAX: usize = 256;
 /// Hash and copy go over the bytes in strides of this size, so that the second finds them in the processor's cache.
 const STRIDE_BYTES: usize = 256 << 10;
@@ -64,8 +64,8 @@ impl Target {
 }
 
 /// Counts the bytes taken and refuses what goes beyond the declared size.
-fn take(written_bytes: u64, digest: &Digest, data: &Bytes) -> Result<u64, StoreError> {
-    let sent_bytes = written_bytes.saturating_add(data.len() as u64);
+fn take(written_bytes: u64, digest: &Digest, pieces: &[Bytes]) -> Result<u64, StoreError> {
+    let sent_bytes = pieces.iter().fold(written_bytes, |sent_bytes, piece| sent_bytes.saturating_add(piece.len() as u64));
     if sent_bytes > digest.size_bytes {
         return Err(StoreError::SizeMismatch { declared_bytes: digest.size_bytes, sent_bytes });
     }
@@ -84,8 +84,8 @@ pub(super) struct SmallUpload {
     target: Target,
     /// Of the name that it probably has.
     hasher: Hasher,
-    /// The only piece so far, if it was the whole blob; shares memory with the message it came in.
-    whole: Option<Bytes>,
+    /// All pieces, if they came together; they share memory with the message that they came in.
+    whole: Vec<Bytes>,
     gathered: Vec<u8>,
     written_bytes: u64,
 }
@@ -94,7 +94,7 @@ impl SmallUpload {
     pub(super) fn new(target: Target) -> Self {
         let expected = target.expected();
         let hasher = Hasher::new(expected.function, expected.size_bytes);
-        Self { target, hasher, whole: None, gathered: Vec::new(), written_bytes: 0 }
+        Self { target, hasher, whole: Vec::new(), gathered: Vec::new(), written_bytes: 0 }
     }
 }
 
@@ -105,35 +105,50 @@ impl BlobUpload for SmallUpload {
     }
 
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
+        self.write_pieces(vec![data]).await
+    }
+
+    async fn write_pieces(&mut self, pieces: Vec<Bytes>) -> Result<(), StoreError> {
         let expected = self.target.expected();
-        self.written_bytes = take(self.written_bytes, expected, &data)?;
-        self.hasher.update(&data);
+        let written_bytes = take(self.written_bytes, expected, &pieces)?;
+        pieces.iter().for_each(|piece| self.hasher.update(piece));
         let size_bytes = usize::try_from(expected.size_bytes).unwrap_or(usize::MAX);
-        if data.len() == size_bytes {
-            self.whole = Some(data);
-        } else if !data.is_empty() {
+        if self.written_bytes == 0 && written_bytes == expected.size_bytes {
+            self.whole = pieces;
+        } else if written_bytes > self.written_bytes {
             self.gathered.reserve_exact(size_bytes.saturating_sub(self.gathered.len()));
-            self.gathered.extend_from_slice(&data);
+            pieces.iter().for_each(|piece| self.gathered.extend_from_slice(piece));
         }
+        self.written_bytes = written_bytes;
         Ok(())
     }
 
     async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
         let Self { target, hasher, whole, gathered, written_bytes } = *self;
         check_complete(written_bytes, target.expected())?;
-        let data = whole.unwrap_or_else(|| gathered.into());
+        let mut pieces = if whole.is_empty() { vec![Bytes::from(gathered)] } else { whole };
         let mut computed = vec![hasher.finish()];
         if computed.first() != Some(target.expected()) {
-            computed.extend(target.named.iter().skip(1).map(|(digest, _)| Hasher::digest(digest.function, &data)));
+            let others = target.named.iter().skip(1).map(|(digest, _)| {
+                let mut hasher = Hasher::new(digest.function, digest.size_bytes);
+                pieces.iter().for_each(|piece| hasher.update(piece));
+                hasher.finish()
+            });
+            computed.extend(others);
         }
         let key = target.matching(&computed)?;
-        let mut outcomes = target.store.put_batch(vec![(key, data)]).await;
-        outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())))
+        if pieces.len() == 1
+            && let Some(data) = pieces.pop()
+        {
+            let mut outcomes = target.store.put_batch(vec![(key, data)]).await;
+            return outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())));
+        }
+        target.store.put_pieces(key, written_bytes, pieces).await
     }
 }
 
 enum Message {
-    Piece(Bytes, OwnedSemaphorePermit),
+    Pieces(Vec<Bytes>, OwnedSemaphorePermit),
     Finish,
 }
 
@@ -180,16 +195,20 @@ impl BlobUpload for LargeUpload {
     }
 
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
-        let written_bytes = take(self.written_bytes, &self.digest, &data)?;
-        if data.is_empty() {
+        self.write_pieces(vec![data]).await
+    }
+
+    async fn write_pieces(&mut self, pieces: Vec<Bytes>) -> Result<(), StoreError> {
+        let written_bytes = take(self.written_bytes, &self.digest, &pieces)?;
+        if written_bytes == self.written_bytes {
             return Ok(());
         }
-        let room_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX).min(QUEUE_BYTES_MAX);
+        let room_bytes = u32::try_from(written_bytes - self.written_bytes).unwrap_or(u32::MAX).min(QUEUE_BYTES_MAX);
         let permit = self.room.clone().acquire_many_owned(room_bytes).await;
         if let Ok(permit) = permit
             && let Ok(place) = self.queue.reserve().await
         {
-            place.send(Message::Piece(data, permit));
+            place.send(Message::Pieces(pieces, permit));
             self.written_bytes = written_bytes;
             return Ok(());
         }
@@ -209,8 +228,8 @@ async fn store(upload: Upload, target: Target, mut messages: mpsc::Receiver<Mess
     let mut upload = Compressed::new(upload, target.store.at_rest.clone());
     while let Some(message) = messages.recv().await {
         match message {
-            Message::Piece(data, permit) => {
-                for stride in data.chunks(STRIDE_BYTES) {
+            Message::Pieces(pieces, permit) => {
+                for stride in pieces.iter().flat_map(|piece| piece.chunks(STRIDE_BYTES)) {
                     hashers.iter_mut().for_each(|hasher| hasher.update(stride));
                     upload.write(stride).await?;
                 }
@@ -278,7 +297,7 @@ impl BlobUpload for RefusedUpload {
     }
 
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
-        take(0, &self.digest, &data).map(|_| ())
+        take(0, &self.digest, std::slice::from_ref(&data)).map(|_| ())
     }
 
     async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
