@@ -122,7 +122,7 @@ impl Front {
 
     /// Gives it the store, once, and the turns that its uploads share with others.
     pub fn open(&self, store: Arc<dyn BlobStore>, options: Options, uploads: Uploads) {
-        let cache = Cache { store, options, memory: Memory::default(), uploads };
+        let cache = Cache { store, options, memory: Memory::new(self.observer.metrics().clone()), uploads };
         if self.cache.set(cache).is_err() {
             tracing::error!("HTTP front-end was given a second store, which is not used");
         }

@@ -18,6 +18,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use crate::metrics::{Metrics, labels::Protocol};
+
 /// Bodies up to this size take no share: they are in the buffer that every connection has.
 pub(super) const FREE_BYTES_MAX: u64 = 16 << 10;
 /// Largest share of the small room: what a blob that is put whole takes, and a large one for the part that is being filled.
@@ -39,23 +41,23 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Memory {
     small: Room,
     large: Room,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self { small: Room::new(SMALL_ROOM_BYTES), large: Room::new(LARGE_ROOM_BYTES) }
-    }
+    metrics: Arc<Metrics>,
 }
 
 impl Memory {
+    /// Room for bodies; who has to wait for it is counted.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { small: Room::new(SMALL_ROOM_BYTES), large: Room::new(LARGE_ROOM_BYTES), metrics }
+    }
+
     /// A share of that many bytes, at most [`SMALL_BYTES_MAX`]; `None` if none came free in time.
     pub(super) async fn small(&self, bytes: u64) -> Option<Share> {
-        self.small.take(bytes.min(SMALL_BYTES_MAX)).await
+        self.small.take(bytes.min(SMALL_BYTES_MAX), &self.metrics).await
     }
 
     /// A share of that many bytes, and not more than there are at all; `None` if none came free in time.
     pub(super) async fn large(&self, bytes: u64) -> Option<Share> {
-        self.large.take(bytes).await
+        self.large.take(bytes, &self.metrics).await
     }
 
     #[cfg(test)]
@@ -95,11 +97,14 @@ impl Room {
         Self { bytes, free: Arc::new(Semaphore::new(bytes as usize)), epoch: Instant::now(), holders: Arc::default() }
     }
 
-    async fn take(&self, bytes: u64) -> Option<Share> {
+    async fn take(&self, bytes: u64, metrics: &Metrics) -> Option<Share> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes);
         let permit = match self.free.clone().try_acquire_many_owned(bytes) {
             Ok(permit) => permit,
-            Err(_) => timeout(WAIT_MAX, self.wait(bytes)).await.ok()??,
+            Err(_) => {
+                metrics.budget_waited(Protocol::Http);
+                timeout(WAIT_MAX, self.wait(bytes)).await.ok()??
+            }
         };
         let holder =
             Holder { bytes, epoch: self.epoch, standing_since: AtomicU64::new(0), is_cut: AtomicBool::new(false), cut: Notify::new() };
@@ -196,7 +201,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_stands_still_gives_way_and_who_does_not_keeps_its_share() {
-        let memory = Memory::default();
+        let metrics = Arc::new(Metrics::default());
+        let memory = Memory::new(metrics.clone());
         let half = u64::from(LARGE_ROOM_BYTES) / 2;
         let standing = memory.large(half).await.unwrap();
         let busy = memory.large(half).await.unwrap();
@@ -210,6 +216,7 @@ mod tests {
         let began = Instant::now();
         let (third, ()) = tokio::join!(third, cut);
         assert!(third.is_some());
+        assert!(metrics.page(0).unwrap().contains("blockstore_budget_waits_total{protocol=\"http\"} 1\n"));
         assert!((PATIENCE..PATIENCE * 2).contains(&began.elapsed()));
         // Nobody stands still now: who wants more gives up in time.
         let began = Instant::now();
@@ -222,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_more_are_cut_than_it_takes_and_the_longest_first() {
-        let memory = Memory::default();
+        let memory = Memory::new(Arc::default());
         let share = u64::from(SMALL_ROOM_BYTES) / 64;
         let mut shares = Vec::new();
         for _ in 0..64 {

@@ -285,7 +285,7 @@ mod tests {
     async fn who_makes_progress_has_all_the_time_it_needs_and_a_byte_now_and_then_is_none() {
         let pause = STALL_MAX - Duration::from_secs(1);
         assert_eq!(end(slow(1_000, PROGRESS_BYTES_MIN, pause)).await, Ok(1_000 * PROGRESS_BYTES_MIN));
-        let memory = Memory::default();
+        let memory = Memory::new(Default::default());
         let gathered = incoming(slow(3_000, PROGRESS_BYTES_MIN, pause)).gather(4 << 20, 0, &memory).await;
         assert_eq!(gathered.map(|data| data.len()), Ok(3_000 * PROGRESS_BYTES_MIN));
         let began = Instant::now();
@@ -297,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_gathered_is_bounded_one_by_one_and_together() {
-        let memory = Memory::default();
+        let memory = Memory::new(Default::default());
         let limit_bytes = 3 << 20;
         let mut large = incoming(chunked(3, 1 << 20));
         assert_eq!(large.gather(limit_bytes, 0, &memory).await.unwrap().len(), 3 << 20);
@@ -322,7 +322,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_stands_still_does_not_keep_the_memory_from_others() {
-        let memory = Memory::default();
+        let memory = Memory::new(Default::default());
         let limit_bytes = 96 << 20;
         let mut first = incoming(stalled(vec![Bytes::from(vec![1; 2 << 20])]));
         let mut second = incoming(chunked(2, 1 << 20));
