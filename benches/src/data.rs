@@ -7,7 +7,7 @@ use blockstore_proto::reapi::Digest;
 use blockstore_tests::blob::{Random, digest_of};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Large blobs repeat so many bytes of noise.
 pub(crate) const NOISE_BYTES: usize = 1 << 20;
@@ -59,11 +59,62 @@ pub(crate) fn missing_digest(random: &mut Random) -> Digest {
     Digest { size_bytes: size_bytes(random) as i64, ..digest_of(&absent) }
 }
 
-/// Large blobs of one size: the same noise with another mark at the end, so that the hash of all but the end is computed once.
+/// Noise that blobs are made of: [`NOISE_BYTES`] of it.
+pub(crate) fn noise() -> Bytes {
+    NOISE.clone()
+}
+
+/// Hashes of the beginning of endless repeated noise, up to a point just before that many bytes.
+///
+/// The first MiB is kept in steps of [`STEP_BYTES`], the rest up to [`STEPS_MAX`] MiB in steps of one: half a megabyte of states at most.
+struct Beginnings {
+    fine: Vec<Sha256>,
+    coarse: Mutex<Vec<Sha256>>,
+}
+
+/// Distance in bytes of the hashes that are kept of the first MiB.
+const STEP_BYTES: usize = 4 << 10;
+/// Hashes that are kept of whole MiB.
+const STEPS_MAX: usize = 4096;
+
+static BEGINNINGS: LazyLock<Beginnings> = LazyLock::new(|| {
+    let mut hashed = Sha256::new();
+    let mut fine = vec![hashed.clone()];
+    for step in NOISE.chunks(STEP_BYTES) {
+        hashed.update(step);
+        fine.push(hashed.clone());
+    }
+    Beginnings { fine, coarse: Mutex::new(vec![Sha256::new()]) }
+});
+
+impl Beginnings {
+    fn hash(&self, len: usize) -> Sha256 {
+        if len < NOISE_BYTES {
+            let step = len / STEP_BYTES;
+            return self.fine[step].clone().chain_update(&NOISE[step * STEP_BYTES..len]);
+        }
+        let whole = len / NOISE_BYTES;
+        let kept = whole.min(STEPS_MAX - 1);
+        let mut coarse = self.coarse.lock().unwrap_or_else(PoisonError::into_inner);
+        while coarse.len() <= kept {
+            let next = coarse[coarse.len() - 1].clone().chain_update(&NOISE[..]);
+            coarse.push(next);
+        }
+        let mut hashed = coarse[kept].clone();
+        drop(coarse);
+        (kept..whole).for_each(|_| hashed.update(&NOISE[..]));
+        hashed.chain_update(&NOISE[..len % NOISE_BYTES])
+    }
+}
+
+/// Blobs of one size: the same noise with another mark at the end, so that the hash of all but the end is computed once. Those of
+/// fewer than 8 B are not all different.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     seed: u64,
     size_bytes: usize,
+    /// Where the mark begins.
+    marked: usize,
     message_bytes: usize,
     hashed: Sha256,
 }
@@ -71,14 +122,8 @@ pub(crate) struct Series {
 impl Series {
     /// A series of blobs of this size, cut into messages of this size. The last message holds the whole mark.
     pub(crate) fn new(seed: u64, size_bytes: usize, message_bytes: usize) -> Self {
-        let mut hashed = Sha256::new();
-        let mut rest = size_bytes - MARK_BYTES;
-        while rest > 0 {
-            let piece = rest.min(NOISE_BYTES);
-            hashed.update(&NOISE[..piece]);
-            rest -= piece;
-        }
-        Self { seed, size_bytes, message_bytes, hashed }
+        let marked = size_bytes.saturating_sub(MARK_BYTES);
+        Self { seed, size_bytes, marked, message_bytes, hashed: BEGINNINGS.hash(marked) }
     }
 
     /// Size of each blob in bytes.
@@ -86,10 +131,11 @@ impl Series {
         self.size_bytes
     }
 
-    fn mark(&self, number: u64) -> [u8; MARK_BYTES] {
-        let mut mark = [0; MARK_BYTES];
-        mark[..8].copy_from_slice(&self.seed.to_le_bytes());
-        mark[8..].copy_from_slice(&number.to_le_bytes());
+    /// What blob `number` ends with: the first bytes of it tell seeds and numbers apart if there is room for no more.
+    fn mark(&self, number: u64) -> Vec<u8> {
+        let mixed = Random::new(Random::new(self.seed).next() ^ number).next();
+        let mut mark = [mixed.to_le_bytes(), number.to_le_bytes()].concat();
+        mark.truncate(self.size_bytes - self.marked);
         mark
     }
 
@@ -97,6 +143,17 @@ impl Series {
     pub(crate) fn digest(&self, number: u64) -> Digest {
         let hash = self.hashed.clone().chain_update(self.mark(number)).finalize();
         Digest { hash: hex::encode(hash), size_bytes: self.size_bytes as i64 }
+    }
+
+    /// The whole of blob `number`, which is to fit in memory.
+    pub(crate) fn whole(&self, number: u64) -> Bytes {
+        let mut whole = Vec::with_capacity(self.size_bytes);
+        while whole.len() < self.marked {
+            let len = (self.marked - whole.len()).min(NOISE_BYTES);
+            whole.extend_from_slice(&NOISE[..len]);
+        }
+        whole.extend_from_slice(&self.mark(number));
+        whole.into()
     }
 
     /// Blob `number` in order: the offset of each piece, and the piece.
@@ -110,20 +167,20 @@ impl Series {
             let within = at % NOISE_BYTES;
             let mut len = self.message_bytes.min(rest).min(NOISE_BYTES - within);
             // The mark is not cut.
-            let marked = self.size_bytes - MARK_BYTES;
-            if len < rest && at + len > marked {
-                len = marked - at;
+            if len < rest && at + len > self.marked {
+                len = self.marked - at;
             }
+            let mark = self.mark(number);
             let piece = match len == rest {
                 // Where the noise begins anew within the mark, the mark is a piece of its own.
                 _ if len == 0 => {
                     len = rest;
-                    Bytes::copy_from_slice(&self.mark(number))
+                    Bytes::from(mark)
                 }
                 false => NOISE.slice(within..within + len),
                 true => {
-                    let mut piece = NOISE[within..within + len].to_vec();
-                    piece[len - MARK_BYTES..].copy_from_slice(&self.mark(number));
+                    let mut piece = NOISE[within..within + len - mark.len()].to_vec();
+                    piece.extend_from_slice(&mark);
                     piece.into()
                 }
             };
@@ -134,7 +191,7 @@ impl Series {
 
     /// Whether `data` is what blob `number` has at offset `at`.
     pub(crate) fn is_part(&self, number: u64, mut at: usize, mut data: &[u8]) -> bool {
-        let marked = self.size_bytes - MARK_BYTES;
+        let marked = self.marked;
         if at + data.len() > self.size_bytes {
             return false;
         }
@@ -176,7 +233,17 @@ mod tests {
 
     #[test]
     fn a_large_blob_is_its_pieces_and_has_its_digest() {
-        for (size_bytes, message_bytes) in [(65_536, 1 << 20), (65_536, 1000), ((2 << 20) + 5, 1 << 20), (3 << 20, 65_529)] {
+        for (size_bytes, message_bytes) in [
+            (1, 1 << 20),
+            (9, 1000),
+            (16, 1000),
+            (5000, 1 << 20),
+            (65_536, 1 << 20),
+            (65_536, 1000),
+            (1 << 20, 1 << 20),
+            ((2 << 20) + 5, 1 << 20),
+            (3 << 20, 65_529),
+        ] {
             let series = Series::new(7, size_bytes, message_bytes);
             let mut whole = Vec::new();
             for (at, piece) in series.clone().pieces(3) {
@@ -185,6 +252,7 @@ mod tests {
                 whole.extend_from_slice(&piece);
             }
             assert_eq!(series.digest(3), digest_of(&whole));
+            assert_eq!(series.whole(3), whole);
             assert!(series.is_part(3, 0, &whole) && !series.is_part(4, 0, &whole));
             whole[size_bytes / 2] ^= 1;
             assert!(!series.is_part(3, 0, &whole));

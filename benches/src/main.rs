@@ -1,38 +1,29 @@
-//! `blockstore-load`: work for any server of the Remote Execution API, and what each unit of it costs that server.
+//! `blockstore-load`: work for any build-cache server, and what each unit of it costs that server.
 //!
-//! Always true here: what a row stores is known before it is sent and compared when it comes back; an error is counted, never
-//! retried, and makes the exit status non-zero; every phase ends by time or by count.
+//! Always true here: what is stored is known before it is sent and compared when it comes back; an error is counted, never
+//! retried, and makes the exit status non-zero; whatever runs ends by time or by count.
 
+mod bar;
+mod compare;
 mod data;
+mod goals;
+mod grpc;
+mod http;
+mod machine;
+mod measure;
+mod mix;
 mod options;
 mod process;
-mod report;
-mod rows;
-mod run;
+mod results;
 mod wire;
 
 use clap::Parser;
-use options::Options;
-use process::ServerProcess;
-use report::Report;
-use rows::Bench;
+use options::{Command, Options};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("blockstore-load: cannot start threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(load(options)) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(errors) => {
-            eprintln!("blockstore-load: {errors} operations failed");
-            ExitCode::FAILURE
-        }
+    match run(Options::parse().command) {
+        Ok(code) => code,
         Err(line) => {
             eprintln!("blockstore-load: {line}");
             ExitCode::FAILURE
@@ -40,24 +31,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the rows that were asked for; how many operations failed.
-async fn load(options: Options) -> Result<u64, String> {
-    let process = options.server_pid.map(ServerProcess::new).transpose()?;
-    let report = Report::new(options.json);
-    report.begin(&options);
-    let rows = options.rows();
-    let mut bench = Bench::connect(options).await?;
-    let mut errors = 0;
-    for row in rows {
-        let outcome = bench.run(row, process.as_ref()).await.map_err(|error| format!("{}: {error}", row.name()))?;
-        if let Some(error) = &outcome.first_error {
-            eprintln!("blockstore-load: {}: {error}", row.name());
+fn run(command: Command) -> Result<ExitCode, String> {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| format!("cannot start threads: {error}"));
+    let errors = match command {
+        Command::Goals(options) => runtime()?.block_on(goals::goals(options))?,
+        Command::Run(options) => runtime()?.block_on(mix::mix(options))?,
+        Command::Compare(options) => {
+            return Ok(if compare::compare(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        errors += outcome.errors;
-        report.row(row, &outcome);
+    };
+    if errors > 0 {
+        return Err(format!("{errors} operations failed"));
     }
-    if let Some(process) = &process {
-        report.end(process.memory_bytes_max()?);
-    }
-    Ok(errors)
+    Ok(ExitCode::SUCCESS)
 }

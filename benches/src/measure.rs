@@ -2,7 +2,7 @@
 //!
 //! Always true here: an operation that was begun is waited for, so that the CPU counted and the work counted belong together.
 
-use crate::process::ServerProcess;
+use crate::process::{ServerProcess, Usage};
 use std::{
     future::Future,
     sync::{
@@ -42,8 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
     pub(crate) wall: Duration,
-    /// CPU time of the server, where its process is known.
-    pub(crate) cpu: Option<Duration>,
+    /// What the server used, where its process is known.
+    pub(crate) server: Option<Usage>,
     /// Of every operation that succeeded, in microseconds, sorted.
     latencies_us: Vec<u32>,
 }
@@ -88,14 +88,15 @@ where
 {
     let operation = Arc::new(operation);
     let next = Arc::new(AtomicU64::new(0));
-    let before = process.map(ServerProcess::cpu).transpose()?;
+    let before = process.map(ServerProcess::usage).transpose()?;
     let start = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..bounds.in_flight {
         let (operation, next) = (operation.clone(), next.clone());
         workers.spawn(async move {
             let mut outcome = Outcome::default();
-            while start.elapsed() < bounds.duration && outcome.errors == 0 {
+            // Once at least, however late it comes to its turn.
+            loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= bounds.operations_max {
                     break;
@@ -103,6 +104,9 @@ where
                 let begun = Instant::now();
                 let result = operation(number).await;
                 outcome.add(result, begun.elapsed());
+                if start.elapsed() >= bounds.duration || outcome.errors > 0 {
+                    break;
+                }
             }
             outcome
         });
@@ -116,8 +120,8 @@ where
     };
     timeout(bounds.duration + STUCK, all).await.map_err(|_| "server does not answer".to_owned())??;
     outcome.wall = start.elapsed();
-    let after = process.map(ServerProcess::cpu).transpose()?;
-    outcome.cpu = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+    let after = process.map(ServerProcess::usage).transpose()?;
+    outcome.server = before.zip(after).map(|(before, after)| after.since(&before));
     outcome.latencies_us.sort_unstable();
     Ok(outcome)
 }
@@ -134,6 +138,13 @@ mod tests {
     async fn a_phase_ends_by_count_and_adds_up() {
         let outcome = phase(bounds(100), None, async |n| Ok(Done { units: 2, bytes: n })).await.unwrap();
         assert_eq!((outcome.operations, outcome.units, outcome.bytes, outcome.errors), (100, 200, 4950, 0));
+    }
+
+    #[tokio::test]
+    async fn every_worker_does_something_in_the_shortest_phase() {
+        let shortest = Bounds { duration: Duration::ZERO, ..bounds(100) };
+        let outcome = phase(shortest, None, async |_| Ok(Done { units: 1, bytes: 1 })).await.unwrap();
+        assert_eq!(outcome.operations, 3);
     }
 
     #[tokio::test]
