@@ -11,6 +11,7 @@ use crate::{
     error::PutError,
     format::{
         image::{BlockTable, UNIT_BYTES, seal_unit},
+        layout::Layout,
         superblock::ImageInForce,
         types::Lsn,
     },
@@ -23,6 +24,10 @@ use std::{
 };
 use tokio::sync::oneshot;
 
+/// An image is due at so many bytes of log, or at a share of the table's where that is more: what a start replays, about a second's worth,
+/// and what an image costs each put, 256 bytes at most.
+const IMAGE_LOG_BYTES: u64 = 48 << 20;
+const IMAGE_TABLE_SHARE: u64 = 8;
 /// An image is written at least this often while the log grows.
 const IMAGE_INTERVAL: Duration = Duration::from_secs(600);
 /// Units that one write carries.
@@ -36,9 +41,17 @@ pub(crate) async fn flush(core: &Core) -> Result<Lsn, PutError> {
     receive.await.map_err(|_| closed())?
 }
 
-/// Writes images when a third of the ring is used, or now and then.
+/// Pages of log behind which an image is due.
+fn image_due_pages(layout: &Layout) -> u64 {
+    let table_bytes = u64::from(layout.table_units) * UNIT_BYTES as u64;
+    let pages = (table_bytes / IMAGE_TABLE_SHARE).max(IMAGE_LOG_BYTES) / PAGE_BYTES as u64;
+    pages.min(layout.log_pages.div_ceil(3))
+}
+
+/// Writes images when the log has become long, or now and then.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut last = core.superblocks.current().await.image;
+    let due_pages = image_due_pages(&core.layout);
     let mut timer = tokio::time::interval(IMAGE_INTERVAL);
     timer.tick().await;
     loop {
@@ -46,7 +59,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         tokio::pin!(changed);
         changed.as_mut().enable();
         let used = (core.log_head.load(Ordering::Acquire) + 1).saturating_sub(last.replay_page);
-        let mut wanted = used * 3 >= core.layout.log_pages;
+        let mut wanted = used >= due_pages;
         if !wanted {
             tokio::select! {
                 () = changed => continue,
@@ -150,3 +163,25 @@ async fn image(core: &Core) -> Result<ImageInForce, PutError> {
 }
 
 const _: () = assert!(UNIT_BYTES.is_multiple_of(PAGE_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::FormatOptions;
+
+    #[test]
+    fn an_image_is_due_at_a_third_of_the_ring_or_at_what_is_replayed_in_time() {
+        let layout = |gib: u64, objects| {
+            let options = FormatOptions { objects: Some(objects), ..FormatOptions::default() };
+            Layout::plan(gib << 30, &options).unwrap()
+        };
+        let log_bytes = |layout: &Layout| image_due_pages(layout) * PAGE_BYTES as u64;
+        let small = layout(1, 100_000);
+        assert_eq!(image_due_pages(&small), small.log_pages.div_ceil(3));
+        assert_eq!(log_bytes(&layout(12, 10_000_000)), IMAGE_LOG_BYTES);
+        let large = layout(200, 100_000_000);
+        let table_bytes = u64::from(large.table_units) * UNIT_BYTES as u64;
+        assert!(log_bytes(&large).abs_diff(table_bytes / IMAGE_TABLE_SHARE) < PAGE_BYTES as u64);
+        assert!(log_bytes(&large) > IMAGE_LOG_BYTES);
+    }
+}

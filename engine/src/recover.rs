@@ -137,6 +137,8 @@ pub(crate) async fn load(device: &dyn Device, superblock: Superblock, layout: La
     let raw = opening.read_log(replay.replay_page).await?;
     let pages: Vec<_> = raw.iter().map(|(number, bytes)| RawPage { number: *number, bytes: bytes.as_deref() }).collect();
     let accepted = scan(&mask, &pages, replay.replay_after, superblock.mark);
+    drop(pages);
+    drop(raw);
     let (voids, unflushed_bytes) = opening.replay(&accepted).await;
     opening.settle_blocks(&heads);
     table.recount();

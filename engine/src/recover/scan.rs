@@ -57,6 +57,8 @@ pub(crate) fn scan(mask: &CrcMask, pages: &[RawPage<'_>], after: Lsn, mark: Lsn)
     let first_page = pages.first().map_or(1, |p| p.number);
     let mut out =
         Accepted { mark, end: LogEnd { page: first_page.saturating_sub(1), used: 0, next: after.plus(1) }, ..Accepted::default() };
+    // Nearly every unit is an entry: growing step by step would take three times the memory.
+    out.entries.reserve_exact(decoded.iter().flatten().count() * UNITS_PER_PAGE);
     // What the next page should say; unknown at the first page and behind damage.
     let mut expected: Option<(Lsn, u16)> = None;
     let mut epoch = Epoch::default();

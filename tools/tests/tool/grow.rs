@@ -159,7 +159,7 @@ fn a_store_that_is_killed_while_it_grows_loses_nothing() {
         child.wait().unwrap();
         let report = made.inspect();
         let bytes = number(&report, "/store_bytes");
-        assert!(bytes == mib << 20 || bytes == 2 * mib << 20, "round {round}: {bytes}");
+        assert!(bytes == mib << 20 || bytes == (2 * mib) << 20, "round {round}: {bytes}");
         assert_eq!((report["verdict"].as_str(), number(&report, "/objects/total")), (Some("sound"), made.contents.len() as u64));
         unfinished += u64::from(bytes == mib << 20);
         assert_eq!(status(&tool(&["verify", "--content"], &made.path)), 0, "round {round}");
