@@ -63,6 +63,7 @@ async fn only_exact_bytes_or_misses(direct: &str, seed: u64) {
     }
     assert_eq!(read_all(&client, &blobs).await.exact, blobs.len());
 
+    assert_eq!(daemon.metric("blockstore_engine_damaged_total"), 0.0);
     // While it serves. Each sector costs the few blobs that lie on it, or, in a large one, the large one.
     damage(&file, &mut random, 0, DAMAGED_SECTORS);
     forget_cached(&file);
@@ -70,6 +71,8 @@ async fn only_exact_bytes_or_misses(direct: &str, seed: u64) {
     println!("direct {direct}: damaged while serving: {serving:?}");
     assert!(serving.missing + serving.cut > 0, "the damage was not noticed: {serving:?}");
     assert!(serving.exact * 10 > blobs.len() * 8, "more is gone than was damaged: {serving:?}");
+    let damaged = daemon.metric("blockstore_engine_damaged_total");
+    assert!(damaged >= (serving.missing + serving.cut) as f64, "the page says {damaged}");
     // It still takes blobs, also those that were lost.
     for some in blobs.chunks(100) {
         let codes = client.put_batch(some).await.unwrap();

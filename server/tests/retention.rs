@@ -48,6 +48,9 @@ async fn what_is_asked_for_five_times_per_fill_is_retained_and_puts_never_fail()
     let kept = blobs(1 << 40, KEPT_BYTES);
     let digests: Vec<_> = kept.iter().map(|blob| blob.digest()).collect();
     put_all(&client, &kept).await;
+    let moved =
+        ["blockstore_engine_reclaimed_blocks_total", "blockstore_engine_carried_bytes_total", "blockstore_engine_dropped_records_total"];
+    assert_eq!(moved.map(|name| daemon.metric(name)), [0.0; 3]);
     let first = blobs(2 << 40, CAPACITY_BYTES / ASKED_PER_FILL);
     for turn in 0..FILLS * ASKED_PER_FILL {
         let filling = blobs((2 + turn) << 40, CAPACITY_BYTES / ASKED_PER_FILL);
@@ -62,5 +65,9 @@ async fn what_is_asked_for_five_times_per_fill_is_retained_and_puts_never_fail()
     let first: Vec<_> = first.iter().map(|blob| blob.digest()).collect();
     let missing = client.missing(first.clone()).await.unwrap();
     assert!(missing.len() * 10 > first.len() * 9, "{} of {} are gone", missing.len(), first.len());
+    // And the page says so. How much is carried is the policy's: blocks of which everything is wanted stay where they are.
+    let [reclaimed_blocks, carried_bytes, dropped] = moved.map(|name| daemon.metric(name));
+    println!("{reclaimed_blocks} blocks were reclaimed, {carried_bytes} bytes carried, {dropped} records dropped");
+    assert!(reclaimed_blocks > 0.0 && dropped >= missing.len() as f64, "{reclaimed_blocks} blocks, {dropped} records");
     daemon.stop();
 }

@@ -227,12 +227,25 @@ impl Daemon {
 
     /// The status of a GET over HTTP, or `None` if nobody answers.
     pub fn http_status(&self, path: &str) -> Option<u16> {
+        self.http_answer(path)?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+    }
+
+    /// What a metric is on the page for Prometheus, all of its series together.
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = self.http_answer("/metrics").expect("a page of metrics");
+        let is_of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let series: Vec<_> = page.lines().filter(is_of).collect();
+        assert!(!series.is_empty(), "no metric {name}");
+        series.iter().map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")).sum()
+    }
+
+    fn http_answer(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.http).ok()?;
         stream.set_read_timeout(Some(STUCK)).expect("a socket has a timeout");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+        Some(answer)
     }
 
     fn address(&self, label: &str) -> SocketAddr {
