@@ -5,6 +5,7 @@
 
 mod bar;
 mod compare;
+mod connect;
 mod data;
 mod goals;
 mod grpc;

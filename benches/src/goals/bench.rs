@@ -2,6 +2,7 @@
 
 use super::{GoalsOptions, phase::Phase};
 use crate::{
+    connect::connect,
     data::{SmallBlob, missing_digest, small_blob},
     grpc::{Session, decode, missing_in},
     http::Pool,
@@ -41,15 +42,7 @@ pub(super) struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// Opens the connections.
     pub(super) async fn connect(options: &'a GoalsOptions, seed: u64, process: Option<&'a ServerProcess>) -> Result<Self, String> {
-        let client = &options.client;
-        let session = match &client.addresses.remote {
-            Some(remote) => Some(Session::connect(remote, client).await?),
-            None => None,
-        };
-        let pool = match &client.addresses.http {
-            Some(http) => Some(Pool::connect(http, client).await?),
-            None => None,
-        };
+        let (session, pool) = connect(&options.client).await?;
         Ok(Self { options, random: Random::new(seed), session, pool, process, small: None })
     }
 

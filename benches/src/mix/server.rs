@@ -5,6 +5,7 @@
 
 use super::Key;
 use crate::{
+    connect::connect,
     data::{Series, SmallBlob},
     grpc::{Session, decode, missing_in},
     http::Pool,
@@ -40,14 +41,7 @@ enum Way<'a> {
 impl Server {
     /// Opens the connections.
     pub(super) async fn connect(client: &ClientOptions, seed: u64) -> Result<Self, String> {
-        let session = match &client.addresses.remote {
-            Some(remote) => Some(Session::connect(remote, client).await?),
-            None => None,
-        };
-        let pool = match &client.addresses.http {
-            Some(http) => Some(Pool::connect(http, client).await?),
-            None => None,
-        };
+        let (session, pool) = connect(client).await?;
         let (message_bytes, verify) = (client.message_bytes(), !client.no_verify);
         Ok(Self { session, pool, seed, message_bytes, verify, turn: AtomicU64::new(0) })
     }
