@@ -80,6 +80,7 @@ struct RawPageHead {
 const _: () = assert!(size_of::<RawUnit>() == UNIT_BYTES);
 const _: () = assert!(size_of::<RawPageHead>() == UNIT_BYTES);
 
+const TAG_OFFSET: usize = std::mem::offset_of!(RawUnit, tag);
 const TAG_PUT: u8 = 1;
 const TAG_MOVE: u8 = 2;
 const TAG_MOVE_FROM: u8 = 3;
@@ -178,6 +179,11 @@ impl Entry {
             Self::Durable { lsn } => RawUnit::two_lsns(TAG_DURABLE, *lsn, *lsn),
         };
         unit.write(mask, epoch, lsn, first);
+    }
+
+    /// Whether the unit at the front of `bytes` can be [`Self::Durable`], by its unchecked tag.
+    pub(crate) fn may_be_durable(bytes: &[u8]) -> bool {
+        bytes.get(TAG_OFFSET) == Some(&TAG_DURABLE)
     }
 
     /// Reads the entry whose first unit, at `lsn`, is at the front of `bytes`.

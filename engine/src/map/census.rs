@@ -92,11 +92,43 @@ impl Census {
     pub(crate) fn slots(&self, physical: u32) -> u64 {
         self.tally(physical).slots.iter().sum()
     }
+    /// Empty sums over all blocks, to be filled apart from the counters and added to them at once.
+    pub(crate) fn tallies(&self) -> Tallies<'_> {
+        Tallies { census: self, of: vec![Tally::default(); self.blocks.len()] }
+    }
+    pub(crate) fn add_all(&self, tallies: &Tallies<'_>) {
+        for (counts, tally) in self.blocks.iter().zip(&tallies.of) {
+            for (n, sum) in counts.bytes.iter().zip(tally.bytes) {
+                n.fetch_add(sum, Relaxed);
+            }
+            for (n, sum) in counts.slots.iter().zip(tally.slots) {
+                n.fetch_add(u32::try_from(sum).unwrap_or(u32::MAX), Relaxed);
+            }
+        }
+    }
     /// Forgets all counters, for a recount.
     pub(crate) fn clear_counts(&self) {
         for c in &self.blocks {
             c.bytes.iter().for_each(|n| n.store(0, Relaxed));
             c.slots.iter().for_each(|n| n.store(0, Relaxed));
         }
+    }
+}
+
+/// Sums over slots, by the block that they lead to.
+pub(crate) struct Tallies<'a> {
+    census: &'a Census,
+    of: Vec<Tally>,
+}
+
+impl Tallies<'_> {
+    /// Counts a slot if `vbn` is the tenant that its block has now, and says whether it is.
+    pub(crate) fn add(&mut self, vbn: Vbn, stamp: u8, class: LengthClass) -> bool {
+        let Some(physical) = self.census.layout.physical(vbn).map(|p| p as usize) else { return false };
+        let live = self.census.blocks.get(physical).is_some_and(|c| c.tenant.load(Relaxed) == vbn.0);
+        let Some(tally) = self.of.get_mut(physical).filter(|_| live) else { return false };
+        tally.bytes[usize::from(stamp & 7)] += u64::from(class.bytes_max());
+        tally.slots[usize::from(stamp & 7)] += 1;
+        true
     }
 }

@@ -55,6 +55,10 @@ impl Slot {
     pub(crate) fn class(self) -> LengthClass {
         LengthClass((self.word1 >> 1 & 127) as u8)
     }
+    /// The same slot with another stamp.
+    pub(crate) fn stamped(self, stamp: u8) -> Self {
+        Self { word0: self.word0 & !(7 << 2) | u64::from(stamp & 7) << 2, ..self }
+    }
     /// The same slot at another place and with another stamp.
     pub(crate) fn at(self, place: Place, stamp: u8) -> Self {
         Self::new(place, stamp, self.kind(), self.fingerprint(), self.check(), self.class())
@@ -75,6 +79,7 @@ mod tests {
             assert_eq!((slot.place(), slot.stamp(), slot.kind()), (place, stamp, kind));
             assert_eq!((slot.fingerprint(), slot.check(), slot.class()), (fingerprint, SizeCheck(check), LengthClass(class)));
             assert!(!slot.is_empty());
+            assert_eq!(slot.stamped(3), slot.at(place, 3));
         }
     }
 }

@@ -4,7 +4,11 @@
 //! the lock compares the sequence before it believes anything, a miss included. No live slot is ever overwritten by another key. No I/O and no await happens under
 //! a lock. Lock order: a unit's lock is the innermost of all and no two are held at once.
 
-use super::{census::Census, memory::Words, slot::Slot};
+use super::{
+    census::{Census, STAMPS},
+    memory::Words,
+    slot::Slot,
+};
 use crate::format::{
     image::{BUCKETS_PER_UNIT, SLOTS_PER_BUCKET, SLOTS_PER_UNIT, UNIT_BYTES},
     log::Location,
@@ -13,10 +17,12 @@ use crate::format::{
 use parking_lot::{Mutex, MutexGuard};
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering, fence},
     },
+    thread::available_parallelism,
 };
 
 const WORDS_PER_BUCKET: usize = 8;
@@ -25,6 +31,8 @@ const WORDS_PER_UNIT: usize = UNIT_BYTES / 8;
 const RELOCATION_BUCKETS_MAX: usize = 512;
 /// Slots of a unit that puts may fill or reserve: relocation still succeeds there.
 const UNIT_SLOTS_MAX: u32 = SLOTS_PER_UNIT * 96 / 100;
+/// Fewer units than these are not worth a thread: 16 MiB of table.
+const UNITS_PER_THREAD_MIN: u32 = 256;
 
 #[derive(Debug, Default)]
 struct UnitState {
@@ -354,18 +362,25 @@ impl Table {
         }
     }
 
-    /// Makes every slot `ticks` older: what was stamped relative to `tick` is so relative to `tick + ticks`, up to an age of 7.
+    /// Makes every slot `ticks` older: what was stamped relative to `tick` is so relative to `tick + ticks`, up to an age of 7. Of a
+    /// table that nobody changes meanwhile, and before [`Self::recount`]: the counters do not follow.
     pub(crate) fn age(&self, tick: u64, ticks: u64) {
-        for unit in 0..self.units() {
-            let mut edit = Edit::new(self, unit);
-            for (bucket, slot) in (0..BUCKETS_PER_UNIT).flat_map(|b| (0..SLOTS_PER_BUCKET).map(move |s| (b, s))) {
-                let s = self.read(unit, bucket, slot);
-                if !s.is_empty() {
-                    let age = (tick.wrapping_sub(u64::from(s.stamp())) & 7).saturating_add(ticks).min(7);
-                    edit.write(bucket, slot, s.at(s.place(), ((tick + ticks).wrapping_sub(age) & 7) as u8));
+        if ticks == 0 {
+            return;
+        }
+        let stamps: [u8; STAMPS] = std::array::from_fn(|stamp| {
+            let age = (tick.wrapping_sub(stamp as u64) & 7).saturating_add(ticks).min(7);
+            ((tick + ticks).wrapping_sub(age) & 7) as u8
+        });
+        self.by_units(|units| {
+            let words = &self.words[units.start as usize * WORDS_PER_UNIT..units.end as usize * WORDS_PER_UNIT];
+            for word0 in words.chunks_exact(2).map(|pair| &pair[0]) {
+                let slot = Slot { word0: word0.load(Ordering::Relaxed), word1: 0 };
+                if !slot.is_empty() {
+                    word0.store(slot.stamped(stamps[usize::from(slot.stamp())]).word0, Ordering::Relaxed);
                 }
             }
-        }
+        });
     }
 
     /// Copies a unit as an image wants it and says the highest LSN published in it.
@@ -399,27 +414,46 @@ impl Table {
     /// Drops dead slots and counts the live ones, once all entries were replayed.
     pub(crate) fn recount(&self) {
         self.census.clear_counts();
-        let mut live = 0;
-        for (index, unit) in self.units.iter().enumerate() {
-            let mut state = unit.state.lock();
-            state.live = 0;
-            let words = &self.words[index * WORDS_PER_UNIT + WORDS_PER_BUCKET..(index + 1) * WORDS_PER_UNIT];
-            for pair in words.chunks_exact(2) {
-                let slot = Slot { word0: pair[0].load(Ordering::Relaxed), word1: pair[1].load(Ordering::Relaxed) };
-                if slot.is_empty() {
-                    continue;
+        self.live.store(0, Ordering::Relaxed);
+        self.by_units(|units| {
+            let mut tallies = self.census.tallies();
+            let mut live = 0;
+            for index in units {
+                let index = index as usize;
+                let mut state = self.units[index].state.lock();
+                state.live = 0;
+                let words = &self.words[index * WORDS_PER_UNIT + WORDS_PER_BUCKET..(index + 1) * WORDS_PER_UNIT];
+                for pair in words.chunks_exact(2) {
+                    let slot = Slot { word0: pair[0].load(Ordering::Relaxed), word1: pair[1].load(Ordering::Relaxed) };
+                    if slot.is_empty() {
+                        continue;
+                    }
+                    if tallies.add(slot.vbn(), slot.stamp(), slot.class()) {
+                        state.live += 1;
+                    } else {
+                        pair[0].store(0, Ordering::Relaxed);
+                        pair[1].store(0, Ordering::Relaxed);
+                    }
                 }
-                if self.census.is_live(slot.vbn()) {
-                    state.live += 1;
-                    self.census.add(slot.vbn(), slot.stamp(), slot.class());
-                } else {
-                    pair[0].store(0, Ordering::Relaxed);
-                    pair[1].store(0, Ordering::Relaxed);
-                }
+                live += u64::from(state.live);
             }
-            live += u64::from(state.live);
-        }
-        self.live.store(live, Ordering::Relaxed);
+            self.census.add_all(&tallies);
+            self.live.fetch_add(live, Ordering::Relaxed);
+        });
+    }
+
+    /// Has `work` done for all units, by as many threads as there are processors, while a store is opened.
+    fn by_units(&self, work: impl Fn(Range<u32>) + Sync) {
+        let units = self.units();
+        let threads = available_parallelism().map_or(1, |n| n.get() as u32).min(units.div_ceil(UNITS_PER_THREAD_MIN)).max(1);
+        let share = units.div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            for start in (share..units).step_by(share as usize) {
+                let work = &work;
+                scope.spawn(move || work(start..(start + share).min(units)));
+            }
+            work(0..share.min(units));
+        });
     }
 }
 

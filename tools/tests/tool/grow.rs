@@ -138,12 +138,18 @@ fn a_store_that_is_killed_while_it_grows_loses_nothing() {
     let original = made.dir.path().join("original");
     fs::copy(&made.path, &original).unwrap();
     let size = format!("{}MiB", 2 * mib);
+    // What the copy left to be written would be waited for by the first flush, and every moment would lie before the change.
+    let restore = || {
+        fs::copy(&original, &made.path).unwrap();
+        fs::File::open(&made.path).unwrap().sync_all().unwrap();
+    };
+    restore();
     let begin = Instant::now();
     assert_eq!(status(&tool(&["grow", "--size", &size], &made.path)), 0);
     let whole = begin.elapsed();
     let (mut unfinished, mut random) = (0, 0x9e37_79b9_7f4a_7c15u64);
     for round in 0..rounds {
-        fs::copy(&original, &made.path).unwrap();
+        restore();
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -153,7 +159,8 @@ fn a_store_that_is_killed_while_it_grows_loses_nothing() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let wait = whole * (random % 1000) as u32 / 1000;
+        // A little longer than the first one took, so that some are killed behind the change, too.
+        let wait = whole * (random % 1250) as u32 / 1000;
         std::thread::sleep(wait);
         child.kill().unwrap();
         child.wait().unwrap();
