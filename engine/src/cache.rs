@@ -59,6 +59,12 @@ impl RecordCache {
             cache.insert((place.as_u64(), first_chunk), Piece { data, ..piece });
         }
     }
+    /// Keeps a piece whose bytes have memory of their own.
+    pub(crate) fn put_own(&self, place: Place, first_chunk: u32, piece: Piece) {
+        if let Some(cache) = &self.cache {
+            cache.insert((place.as_u64(), first_chunk), piece);
+        }
+    }
     /// Keeps a verified piece and gives it back, in the buffer in which it is kept.
     pub(crate) fn put(&self, place: Place, first_chunk: u32, mut piece: Piece) -> Piece {
         let Some(cache) = &self.cache else { return piece };

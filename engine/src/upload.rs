@@ -253,9 +253,13 @@ fn applied(outcome: Option<&Outcome>) -> Result<Outcome, PutError> {
 }
 
 fn remember(core: &Core, outcome: &Outcome, key: RecordKey, kind: RecordKind, value: Value, crcs: Crcs) {
-    let Value { payload: data, size_bytes: logical_bytes, codec } = value;
+    let Value { payload: data, size_bytes: logical_bytes, codec, alone } = value;
     let head = RecordHead { kind, key, codec, logical_bytes, stored_bytes: data.len() as u32, epoch: core.epoch, lsn: outcome.lsn, crcs };
-    core.cache.put_copy(outcome.place, 0, Piece { head: Arc::new(head), data });
+    let piece = Piece { head: Arc::new(head), data };
+    match alone {
+        true => core.cache.put_own(outcome.place, 0, piece),
+        false => core.cache.put_copy(outcome.place, 0, piece),
+    }
 }
 
 /// Whole objects that go to the sequencer together. `items` are content keys with the turn that the caller has, and named keys; each
@@ -431,7 +435,7 @@ impl Upload {
         lead.progress();
         let object = RecordKey::Object(key);
         match body {
-            Body::Small(bytes) => drop(put_packed(&core, object, RecordKind::Content, Value::plain(bytes.into()), 0).await?),
+            Body::Small(bytes) => drop(put_packed(&core, object, RecordKind::Content, Value::owned(bytes), 0).await?),
             Body::Whole(paged) => {
                 let task = tokio::spawn(write_paged(core.clone(), *paged, object, RecordKind::Content, Accept::Now));
                 joined(task).await?;

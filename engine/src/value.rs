@@ -33,12 +33,19 @@ pub struct Value {
     pub(crate) payload: Bytes,
     pub(crate) size_bytes: u64,
     pub(crate) codec: Codec,
+    /// Whether the payload is all that its memory holds, so that keeping it keeps nothing else.
+    pub(crate) alone: bool,
 }
 
 impl Value {
-    /// Bytes as they are.
+    /// Bytes as they are, which may lie among others, such as those of a whole message.
     pub fn plain(bytes: Bytes) -> Self {
-        Self { size_bytes: bytes.len() as u64, payload: bytes, codec: Codec::Plain }
+        Self { size_bytes: bytes.len() as u64, payload: bytes, codec: Codec::Plain, alone: false }
+    }
+    /// Bytes as they are, with memory of their own: the cache keeps these and not a copy.
+    pub fn owned(bytes: Vec<u8>) -> Self {
+        let alone = bytes.len() == bytes.capacity();
+        Self { alone, ..Self::plain(bytes.into()) }
     }
     /// Bytes that are stored.
     pub fn stored_bytes(&self) -> u64 {
@@ -46,7 +53,7 @@ impl Value {
     }
     /// A payload that stands for `size_bytes` bytes.
     pub fn encoded(codec: Codec, payload: Bytes, size_bytes: u64) -> Self {
-        Self { payload, size_bytes, codec }
+        Self { payload, size_bytes, codec, alone: false }
     }
 }
 

@@ -6,8 +6,9 @@
 //! in pieces of about 1 MiB; of one that is cut a window of the algorithm and a batch of chunks.
 //!
 //! What comes whole stays whole until somebody asks for its chunks. Then they are stored beside it, and whichever is not wanted any more
-//! goes with the time; what comes in chunks is never stored again as a whole. A blob that is there whole costs nothing more here: only what
-//! was not found is looked up as a list.
+//! goes with the time; what comes in chunks is never stored again as a whole, unless it is so small that a list is hardly smaller. So a
+//! blob that is there whole costs nothing more here, nor does a small one that is not: only what is large and was not found is looked up
+//! as a list.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,6 +36,8 @@ use turns::Turns;
 const LOOKUP_CHUNKS_MAX: usize = 16 << 10;
 /// Lists of one request that are looked at, at the same time.
 const LOOKUP_LISTS_MAX: usize = 16;
+/// What has no more bytes than this is there whole or not at all. Clients cut their files into larger pieces.
+const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// Blobs that are cut or put together at the same time: each keeps a processor busy, and some MiB of memory.
 const WORK_MAX: usize = 4;
 
@@ -46,13 +49,18 @@ pub struct ChunkedBlobs {
     /// Of blobs that are being cut or put together.
     turns: Turns,
     work: Semaphore,
+    whole_bytes_max: u64,
 }
 
 impl ChunkedBlobs {
     /// Wraps a store that keeps lists of chunks.
     pub fn new(inner: Arc<dyn BlobStore>) -> Self {
+        Self::whole_up_to(inner, WHOLE_BYTES_MAX)
+    }
+
+    fn whole_up_to(inner: Arc<dyn BlobStore>, whole_bytes_max: u64) -> Self {
         let capabilities = Capabilities { chunked_blobs: true, ..inner.capabilities().clone() };
-        Self { inner, capabilities, turns: Turns::default(), work: Semaphore::new(WORK_MAX) }
+        Self { inner, capabilities, turns: Turns::default(), work: Semaphore::new(WORK_MAX), whole_bytes_max }
     }
 
     /// The list under a hash, whatever size the digest says, if every chunk is there.
@@ -60,6 +68,10 @@ impl ChunkedBlobs {
         let Some(list) = self.inner.chunk_list(instance, digest, Chunking::default()).await? else {
             return Ok(None);
         };
+        if list.size_bytes() <= self.whole_bytes_max {
+            // Cut once from a blob that was there whole.
+            return Ok(None);
+        }
         Ok(self.absent_chunk(instance, &list).await?.is_none().then_some(list))
     }
 
@@ -141,7 +153,9 @@ impl BlobStore for ChunkedBlobs {
 
     async fn find_missing(&self, instance: &Instance, digests: &[Digest]) -> Result<Vec<bool>, StoreError> {
         let mut missing = self.inner.find_missing(instance, digests).await?;
-        let absent: Vec<_> = digests.iter().zip(&missing).filter(|(_, missing)| **missing).map(|(digest, _)| *digest).collect();
+        let may_be_listed = |digest: &Digest| digest.size_bytes > self.whole_bytes_max;
+        let absent = digests.iter().zip(&missing).filter(|(digest, missing)| **missing && may_be_listed(digest));
+        let absent: Vec<_> = absent.map(|(digest, _)| *digest).collect();
         if absent.is_empty() {
             return Ok(missing);
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use blockstore_engine::{Begin, Checksummed, Codec, Engine, Key, Object};
+use blockstore_engine::{Begin, Checksummed, Codec, Engine, Key, Object, Value};
 use blockstore_names::{
     keys::{action_key, blob_key, entry_key},
     value::{ACTION_PREFIX_BYTES, SIZE_UNKNOWN, action_bytes, action_result, action_value},
@@ -211,8 +211,7 @@ impl LocalStore {
     /// Stores a blob that came in pieces and is what its key says.
     async fn put_pieces(&self, key: Key, size_bytes: u64, pieces: Vec<Bytes>) -> Result<WriteOutcome, StoreError> {
         if self.at_rest.frames.is_some() {
-            let mut outcomes = self.put_batch(vec![(key, pieces.concat().into())]).await;
-            return outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())));
+            return self.put_gathered(key, pieces.concat()).await;
         }
         match self.engine.begin_upload(key, size_bytes).await? {
             Begin::AlreadyPresent => Ok(WriteOutcome::AlreadyPresent),
@@ -223,6 +222,18 @@ impl LocalStore {
                 Ok(upload.finish().await?.into())
             }
         }
+    }
+
+    /// Stores a blob that has memory of its own.
+    async fn put_gathered(&self, key: Key, data: Vec<u8>) -> Result<WriteOutcome, StoreError> {
+        let outcome = match self.at_rest.frames {
+            Some(_) => self.put_batch(vec![(key, data.into())]).await.pop(),
+            None => {
+                let outcome = self.engine.put_values(vec![(key, Value::owned(data))]).await.pop();
+                outcome.map(|outcome| outcome.map(WriteOutcome::from).map_err(StoreError::from))
+            }
+        };
+        outcome.unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())))
     }
 
     /// Stores a blob that is larger than a record.

@@ -52,6 +52,9 @@ const ENDED_SHARE: usize = 64;
 const GOODBYE: Duration = Duration::from_secs(1);
 /// What hyper reads at a time, of a body too, unless heads may be larger: a connection that has been busy keeps as much while it is idle.
 const BUFFER_BYTES: usize = 16 << 10;
+/// The same of the first connections: large bodies come in fewer and larger pieces where there are not thousands of clients.
+const WIDE_BUFFER_BYTES: usize = 128 << 10;
+const WIDE_CONNECTIONS_MAX: usize = 256;
 /// Flow-control window of an HTTP/2 connection, and of each of its streams, in bytes: what a client may send that nobody reads. Large
 /// uploads come over HTTP/1.1.
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -158,6 +161,7 @@ fn elapsed_us(epoch: Instant) -> u64 {
 struct Places {
     max: usize,
     free: Arc<Semaphore>,
+    wide: Arc<Semaphore>,
     epoch: Instant,
     next: AtomicU64,
     taken: Mutex<HashMap<u64, Arc<Activity>>>,
@@ -168,7 +172,9 @@ struct Place {
     places: Arc<Places>,
     number: u64,
     activity: Arc<Activity>,
-    _permit: OwnedSemaphorePermit,
+    /// What it is read by at a time.
+    buffer_bytes: usize,
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Drop for Place {
@@ -180,7 +186,8 @@ impl Drop for Place {
 impl Places {
     fn new(max: usize) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
-        Self { max, free: Arc::new(Semaphore::new(max)), epoch: Instant::now(), next: AtomicU64::new(0), taken: Mutex::default() }
+        let [free, wide] = [max, WIDE_CONNECTIONS_MAX].map(|places| Arc::new(Semaphore::new(places)));
+        Self { max, free, wide, epoch: Instant::now(), next: AtomicU64::new(0), taken: Mutex::default() }
     }
 
     /// A place, of somebody who does not need it if there is no other.
@@ -193,7 +200,9 @@ impl Places {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let activity = Arc::new(Activity::new(self.epoch));
         self.taken.lock().insert(number, activity.clone());
-        Some(Place { places: self.clone(), number, activity, _permit: permit })
+        let wide = self.wide.clone().try_acquire_owned().ok();
+        let buffer_bytes = if wide.is_some() { WIDE_BUFFER_BYTES } else { BUFFER_BYTES };
+        Some(Place { places: self.clone(), number, activity, buffer_bytes, _permits: (permit, wide) })
     }
 
     /// Tells those to end that have been idle for the longest; false if nobody is.
@@ -271,7 +280,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, front: Ar
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // The time for a head is kept by `Watched`, apart from the time between two requests.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES.max(limits.head_bytes_max));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(place.buffer_bytes.max(limits.head_bytes_max));
     builder
         .http2()
         .timer(TokioTimer::new())

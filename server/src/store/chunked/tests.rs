@@ -23,12 +23,16 @@ struct Store {
 
 impl Store {
     async fn new() -> Self {
+        Self::whole_up_to(0).await
+    }
+
+    async fn whole_up_to(whole_bytes_max: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let device = create_file(&dir.path().join("store"), 256 << 20, DeviceOptions::default()).unwrap();
         Engine::format(device.clone(), &FormatOptions::default()).await.unwrap();
         let (engine, _) = Engine::open(device, OpenOptions::default()).await.unwrap();
         let bare: Arc<dyn BlobStore> = Arc::new(LocalStore::new(engine.clone(), DigestFunction::ALL.to_vec()));
-        let chunked = Arc::new(ChunkedBlobs::new(bare.clone()));
+        let chunked = Arc::new(ChunkedBlobs::whole_up_to(bare.clone(), whole_bytes_max));
         Self { engine, bare, chunked, at: Instance::new(""), _dir: dir }
     }
 
@@ -64,6 +68,24 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0; len];
     hasher.finalize_xof().fill(&mut data);
     data
+}
+
+#[tokio::test]
+async fn a_small_blob_of_chunks_is_there_whole_and_one_that_is_not_is_no_list() {
+    let store = Store::whole_up_to(8).await;
+    let chunks = [store.put(b"abcd").await, store.put(b"efgh").await, store.put(b"i").await];
+    for (chunks, data, whole) in [(&chunks[..2], &b"abcdefgh"[..], true), (&chunks[..], b"abcdefghi", false)] {
+        let blob = Hasher::digest(FUNCTION, data);
+        let outcome = store.chunked.put_chunk_list(&store.at, &blob, list(chunks)).await;
+        assert_eq!(outcome.unwrap(), WriteOutcome::Stored);
+        assert!(store.is_there(&blob).await);
+        assert_eq!(store.get(&blob).await.unwrap(), data);
+        assert_eq!(store.bare.find_missing(&store.at, &[blob]).await.unwrap(), [!whole]);
+    }
+    // As an earlier build kept it.
+    let blob = Hasher::digest(FUNCTION, b"efghi");
+    store.bare.put_chunk_list(&store.at, &blob, list(&chunks[1..])).await.unwrap();
+    assert!(!store.is_there(&blob).await);
 }
 
 #[tokio::test]

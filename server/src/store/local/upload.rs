@@ -126,24 +126,25 @@ impl BlobUpload for SmallUpload {
     async fn finish(self: Box<Self>) -> Result<WriteOutcome, StoreError> {
         let Self { target, hasher, whole, gathered, written_bytes } = *self;
         check_complete(written_bytes, target.expected())?;
-        let mut pieces = if whole.is_empty() { vec![Bytes::from(gathered)] } else { whole };
         let mut computed = vec![hasher.finish()];
         if computed.first() != Some(target.expected()) {
             let others = target.named.iter().skip(1).map(|(digest, _)| {
                 let mut hasher = Hasher::new(digest.function, digest.size_bytes);
-                pieces.iter().for_each(|piece| hasher.update(piece));
+                whole.iter().for_each(|piece| hasher.update(piece));
+                hasher.update(&gathered);
                 hasher.finish()
             });
             computed.extend(others);
         }
         let key = target.matching(&computed)?;
-        if pieces.len() == 1
-            && let Some(data) = pieces.pop()
-        {
-            let mut outcomes = target.store.put_batch(vec![(key, data)]).await;
-            return outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())));
+        match <[Bytes; 1]>::try_from(whole) {
+            Ok([data]) => {
+                let mut outcomes = target.store.put_batch(vec![(key, data)]).await;
+                outcomes.pop().unwrap_or_else(|| Err(StoreError::Internal("put has no outcome".into())))
+            }
+            Err(pieces) if pieces.is_empty() => target.store.put_gathered(key, gathered).await,
+            Err(pieces) => target.store.put_pieces(key, written_bytes, pieces).await,
         }
-        target.store.put_pieces(key, written_bytes, pieces).await
     }
 }
 
