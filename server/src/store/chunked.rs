@@ -6,8 +6,8 @@
 //! in pieces of about 1 MiB; of one that is cut a window of the algorithm and a batch of chunks.
 //!
 //! What comes whole stays whole until somebody asks for its chunks. Then they are stored beside it, and whichever is not wanted any more
-//! goes with the time; what comes in chunks is never stored again as a whole, unless it is so small that a list is hardly smaller. So a
-//! blob that is there whole costs nothing more here, nor does a small one that is not: only what is large and was not found is looked up
+//! goes with the time; what comes in chunks is never stored again as a whole, unless it is so small that a list is hardly smaller: then
+//! the list only tells those who ask for one. So a blob that is there whole costs nothing more here, nor does a small one that is not: only what is large and was not found is looked up
 //! as a list.
 
 use std::{
@@ -68,17 +68,18 @@ impl ChunkedBlobs {
         let Some(list) = self.inner.chunk_list(instance, digest, Chunking::default()).await? else {
             return Ok(None);
         };
-        if list.size_bytes() <= self.whole_bytes_max {
-            // Cut once from a blob that was there whole.
-            return Ok(None);
-        }
         Ok(self.absent_chunk(instance, &list).await?.is_none().then_some(list))
     }
 
     /// The list of a blob, if it is there as one.
     async fn list_of(&self, instance: &Instance, digest: &Digest) -> Result<Option<ChunkList>, StoreError> {
         let list = self.complete_list(instance, digest).await?;
-        Ok(list.filter(|list| list.size_bytes() == digest.size_bytes))
+        Ok(list.filter(|list| list.size_bytes() == digest.size_bytes && self.is_blob(list)))
+    }
+
+    /// Whether a blob of such a list may be there as nothing but the list.
+    fn is_blob(&self, list: &ChunkList) -> bool {
+        list.size_bytes() > self.whole_bytes_max
     }
 
     /// The first chunk that is not there whole. All that are there count as used.
@@ -209,7 +210,7 @@ impl BlobStore for ChunkedBlobs {
         if let Some(open) = self.inner.open(instance, digest).await? {
             return Ok(Some(open));
         }
-        let Some(list) = self.complete_list(instance, digest).await? else {
+        let Some(list) = self.complete_list(instance, digest).await?.filter(|list| self.is_blob(list)) else {
             return Ok(None);
         };
         let digest = digest.with_size(list.size_bytes());

@@ -1,4 +1,4 @@
-//! Making a blob of chunks: nothing is stored but the list (of a small one: the blob), and that only once the blob is known to be right.
+//! Making a blob of chunks: nothing is stored but the list (and of a small blob all of it), and that only once the blob is known to be right.
 
 use std::collections::HashSet;
 
@@ -38,10 +38,10 @@ impl ChunkedBlobs {
         }
         same(digest, self.hash(instance, &list, digest).await?)?;
         if size_bytes <= self.whole_bytes_max {
-            return match self.copy(instance, digest, list.clone()).await {
-                Err(StoreError::Lost { offset_bytes }) => Err(lost_chunk(&list, offset_bytes)),
-                copied => copied.map(|()| WriteOutcome::Stored),
-            };
+            match self.copy(instance, digest, list.clone()).await {
+                Err(StoreError::Lost { offset_bytes }) => return Err(lost_chunk(&list, offset_bytes)),
+                copied => copied?,
+            }
         }
         self.inner.put_chunk_list(instance, digest, list.clone()).await?;
         // All of them are there and retained at a time when the list is, too.

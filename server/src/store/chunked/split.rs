@@ -48,7 +48,11 @@ impl ChunkedBlobs {
     pub(super) async fn split(&self, instance: &Instance, digest: &Digest, chunking: Chunking) -> Result<Option<ChunkList>, StoreError> {
         // Whoever asks for the chunks wants the blob, too, however it is there.
         let whole = !self.inner.find_missing(instance, std::slice::from_ref(digest)).await?.contains(&true);
-        if let Some(list) = self.list_of(instance, digest).await? {
+        let known = || async {
+            let list = self.complete_list(instance, digest).await?;
+            Ok::<_, StoreError>(list.filter(|list| list.size_bytes() == digest.size_bytes && (whole || self.is_blob(list))))
+        };
+        if let Some(list) = known().await? {
             return Ok(Some(list));
         }
         if !whole {
@@ -63,7 +67,7 @@ impl ChunkedBlobs {
             return list.finish().map(Some);
         }
         let _turn = self.turns.take(digest).await;
-        if let Some(list) = self.list_of(instance, digest).await? {
+        if let Some(list) = known().await? {
             return Ok(Some(list));
         }
         let _work = self.work().await?;

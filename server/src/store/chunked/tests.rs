@@ -81,11 +81,15 @@ async fn a_small_blob_of_chunks_is_there_whole_and_one_that_is_not_is_no_list() 
         assert!(store.is_there(&blob).await);
         assert_eq!(store.get(&blob).await.unwrap(), data);
         assert_eq!(store.bare.find_missing(&store.at, &[blob]).await.unwrap(), [!whole]);
+        // What it was made of is known all the same.
+        let known = store.chunked.chunk_list(&store.at, &blob, Chunking::default()).await.unwrap();
+        assert_eq!(known, Some(list(chunks)));
     }
     // As an earlier build kept it.
     let blob = Hasher::digest(FUNCTION, b"efghi");
     store.bare.put_chunk_list(&store.at, &blob, list(&chunks[1..])).await.unwrap();
     assert!(!store.is_there(&blob).await);
+    assert_eq!(store.chunked.chunk_list(&store.at, &blob, Chunking::default()).await.unwrap(), None);
 }
 
 #[tokio::test]
