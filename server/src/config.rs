@@ -25,7 +25,7 @@ mod values;
 use auth::AuthArguments;
 use http_limits::HttpArguments;
 use sharing::InstanceArguments;
-use values::{PerInstanceFunction, PerInstanceSwitch, parse_bytes};
+use values::{PerInstanceFunction, PerInstanceSwitch, parse_bytes, parse_bytes_or_none};
 
 use crate::front::reapi::ToolRules;
 
@@ -119,9 +119,9 @@ struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     flush_ms_max: u64,
 
-    /// Memory for records that were read and verified; default 256MiB under --dir, on --device half of what is left of the
-    /// memory limit after the index and 256MiB, and at least 256MiB
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    /// Memory for records that were read and verified, 0 for none; default 256MiB under --dir, on --device half of what is
+    /// left of the memory limit after the index and 256MiB, and at least 256MiB
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes_or_none)]
     cache_size: Option<u64>,
 
     /// Size of the blocks that rotate, fixed when the store is created; default capacity/128, a power of two from 1MiB to 1GiB

@@ -33,8 +33,8 @@ pub type Hash = [u8; 32];
 
 /// An engine that is measured.
 pub trait Subject: Clone + Send + Sync + 'static {
-    /// Puts an object.
-    fn put(&self, hash: Hash, data: Bytes) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Puts objects, together where the engine can.
+    fn put(&self, objects: &[(Hash, Bytes)]) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Gets an object, if it is there: its length, and its first and last bytes.
     fn get(&self, hash: Hash) -> impl Future<Output = Result<Option<Seen>, Failure>> + Send;
     /// Waits until the kernel has all that was put.
@@ -86,8 +86,11 @@ fn key(hash: Hash) -> Key {
 }
 
 impl Subject for Ours {
-    async fn put(&self, hash: Hash, data: Bytes) -> Result<(), Failure> {
-        self.0.put(key(hash), data).await?;
+    async fn put(&self, objects: &[(Hash, Bytes)]) -> Result<(), Failure> {
+        let items = objects.iter().map(|(hash, data)| (key(*hash), data.clone())).collect();
+        for outcome in self.0.put_batch(items).await {
+            outcome?;
+        }
         Ok(())
     }
 
@@ -172,8 +175,10 @@ impl Foyer {
 }
 
 impl Subject for Foyer {
-    async fn put(&self, hash: Hash, data: Bytes) -> Result<(), Failure> {
-        self.0.insert(Id(hash), data);
+    async fn put(&self, objects: &[(Hash, Bytes)]) -> Result<(), Failure> {
+        for (hash, data) in objects {
+            self.0.insert(Id(*hash), data.clone());
+        }
         Ok(())
     }
 

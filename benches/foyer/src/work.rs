@@ -7,6 +7,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus as Generator};
 use rand_distr::{Distribution, Zipf};
 use std::{
     fs,
+    ops::Range,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -25,6 +26,10 @@ static NOISE: LazyLock<Bytes> = LazyLock::new(|| {
 /// Sizes below these bounds in bytes, and how many of a hundred lie there: what was seen in a real cache, 2.3 KB on average.
 const SMALL: [(u64, f64, f64); 4] = [(33, 8.0, 100.0), (33, 100.0, 1e3), (20, 1e3, 1e4), (14, 1e4, 10_240.0)];
 const SMALL_BYTES_MEAN: u64 = 2300;
+
+/// Objects that are put together, as a client sends many small ones.
+const TOGETHER: usize = 200;
+const TOGETHER_NAME: &str = "put, 200 a call";
 
 /// Objects that follow from their numbers.
 #[derive(Clone, Copy, Debug)]
@@ -105,8 +110,11 @@ pub struct Row {
 
 /// Puts all objects, and gets them in several ways.
 pub async fn rows<S: Subject>(subject: S, load: &Load) -> Result<Vec<Row>, Failure> {
-    let mut rows = vec![put(&subject, load).await?];
     let Load { count, hot, zipf, .. } = *load;
+    let mut rows = vec![
+        put(&subject, load, "put, 1 a call", 0..count / 2, 1).await?,
+        put(&subject, load, TOGETHER_NAME, count / 2..count, TOGETHER).await?,
+    ];
     // The hot ones are in memory before they are measured.
     get(&subject, load, "", move |n, _| n % hot, Some(hot * 3)).await?;
     rows.push(get(&subject, load, "get, in memory", move |_, random| random.random_range(0..hot), None).await?);
@@ -119,9 +127,9 @@ pub async fn rows<S: Subject>(subject: S, load: &Load) -> Result<Vec<Row>, Failu
     Ok(rows)
 }
 
-async fn put<S: Subject>(subject: &S, load: &Load) -> Result<Row, Failure> {
+async fn put<S: Subject>(subject: &S, load: &Load, name: &'static str, numbers: Range<u64>, together: usize) -> Result<Row, Failure> {
     // Made before the clock starts: both pay for storing only.
-    let objects: Vec<_> = (0..load.count).map(|number| (Objects::hash(number), load.objects.data(number))).collect();
+    let objects: Vec<_> = numbers.map(|number| (Objects::hash(number), load.objects.data(number))).collect();
     let objects: Arc<[(Hash, Bytes)]> = objects.into();
     let before = Used::now()?;
     let mut first = 0;
@@ -139,12 +147,11 @@ async fn put<S: Subject>(subject: &S, load: &Load) -> Result<Row, Failure> {
             let (subject, objects, next) = (subject.clone(), objects.clone(), next.clone());
             tasks.spawn(async move {
                 loop {
-                    let number = next.fetch_add(1, Relaxed) as usize;
-                    if number >= end {
+                    let from = next.fetch_add(together as u64, Relaxed) as usize;
+                    if from >= end {
                         return Ok::<_, Failure>(());
                     }
-                    let (hash, data) = &objects[number];
-                    subject.put(*hash, data.clone()).await?;
+                    subject.put(&objects[from..end.min(from + together)]).await?;
                 }
             });
         }
@@ -154,7 +161,7 @@ async fn put<S: Subject>(subject: &S, load: &Load) -> Result<Row, Failure> {
         subject.settle().await;
         first = end;
     }
-    Used::now()?.row("put", before, load.count, 0)
+    Used::now()?.row(name, before, objects.len() as u64, 0)
 }
 
 async fn get<S: Subject>(
@@ -263,7 +270,7 @@ pub fn print(objects: &Objects, [ours, foyer]: &[Vec<Row>; 2]) {
     println!("\n{}", objects.name());
     println!(
         "{:<16}{:<7}{:>10}{:>12}{:>12}{:>14}{:>14}{:>9}",
-        "", "", "operations", "µs (wall)", "µs (CPU)", "B read each", "B written each", "lost %"
+        "", "", "operations", "µs (wall)", "µs (CPU)", "read B/op", "written B/op", "lost %"
     );
     for rows in ours.iter().zip(foyer) {
         for (engine, row) in [("ours", rows.0), ("foyer", rows.1)] {

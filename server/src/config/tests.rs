@@ -111,6 +111,15 @@ fn with_file(text: &str, line: &str) -> (tempfile::TempDir, Result<Settings, Ref
 }
 
 #[test]
+fn there_may_be_no_cache_but_no_store_of_no_bytes() {
+    assert_eq!(parse("blockstored --dir d --cache-size 0").unwrap().cache_bytes, Some(0));
+    for flag in ["--size", "--block-size"] {
+        let error = mistake(&format!("blockstored --dir d {flag} 0"));
+        assert!(error.contains(flag) && error.contains("must be more than 0"), "{error}");
+    }
+}
+
+#[test]
 fn a_file_has_the_flags_as_keys() {
     let text = r#"
         dir = "d"

@@ -10,12 +10,19 @@ use crate::store::{DigestFunction, Instance};
 
 /// A size in bytes, with or without a unit. `GiB` is 2^30 and `GB` is 10^9. Sizes beyond what a file can have are refused.
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
-    let ByteSize(bytes) = text.parse().map_err(|_| "not a size: give bytes, or a number with a unit such as 10GiB".to_owned())?;
-    match i64::try_from(bytes) {
-        Ok(1..) => Ok(bytes),
-        Ok(_) => Err("must be more than 0".into()),
-        Err(_) => Err("must be less than 8EiB".into()),
+    match parse_bytes_or_none(text)? {
+        0 => Err("must be more than 0".into()),
+        bytes => Ok(bytes),
     }
+}
+
+/// The same of what may be left out, by a size of 0.
+pub(super) fn parse_bytes_or_none(text: &str) -> Result<u64, String> {
+    let ByteSize(bytes) = text.parse().map_err(|_| "not a size: give bytes, or a number with a unit such as 10GiB".to_owned())?;
+    if i64::try_from(bytes).is_err() {
+        return Err("must be less than 8EiB".into());
+    }
+    Ok(bytes)
 }
 
 /// Reads a size between these bounds, both included.
