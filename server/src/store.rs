@@ -173,6 +173,11 @@ pub trait BlobUpload: Send {
     /// Bytes taken so far: where the next one belongs.
     fn written_bytes(&self) -> u64;
 
+    /// Bytes of memory that it may hold while nothing more arrives; always the same for one upload.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     /// Takes the next bytes. Waits while the store is behind. Cancel-safe: a dropped call has taken all of `data` or
     /// nothing, as [`written_bytes`](Self::written_bytes) tells.
     ///

@@ -26,13 +26,15 @@ pub struct SuspendedLimits {
     pub uploads_max: usize,
     /// Bytes of their blobs together. The store cannot give this room to others, so it has to be a part of what uploads may hold.
     pub bytes_max: u64,
+    /// Bytes of memory that they hold together. It has to be a part of what uploads may hold, or those that run would wait for it.
+    pub memory_bytes_max: u64,
     /// How long one is kept.
     pub idle_max: Duration,
 }
 
 impl Default for SuspendedLimits {
     fn default() -> Self {
-        Self { uploads_max: 256, bytes_max: 8 << 30, idle_max: Duration::from_secs(600) }
+        Self { uploads_max: 256, bytes_max: 8 << 30, memory_bytes_max: 32 << 20, idle_max: Duration::from_secs(600) }
     }
 }
 
@@ -85,12 +87,14 @@ struct Entry {
 struct Kept {
     uploads: HashMap<Key, Entry>,
     bytes: u64,
+    memory_bytes: u64,
 }
 
 impl Kept {
     fn remove(&mut self, key: &Key) -> Option<Box<dyn BlobUpload>> {
         let upload = self.uploads.remove(key)?.upload;
         self.bytes = self.bytes.saturating_sub(key.digest.size_bytes);
+        self.memory_bytes = self.memory_bytes.saturating_sub(upload.memory_bytes());
         Some(upload)
     }
 
@@ -136,11 +140,11 @@ impl Suspended {
 
     /// Keeps an upload, unless it has taken nothing or more than may be kept.
     pub(super) fn keep(&self, name: &UploadName, upload: Box<dyn BlobUpload>) {
-        let bytes = name.blob.digest.size_bytes;
+        let (bytes, memory_bytes) = (name.blob.digest.size_bytes, upload.memory_bytes());
         if upload.written_bytes() == 0 || self.limits.uploads_max == 0 {
             return;
         }
-        if bytes > self.limits.bytes_max {
+        if bytes > self.limits.bytes_max || memory_bytes > self.limits.memory_bytes_max {
             self.counters.evicted.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -150,13 +154,17 @@ impl Suspended {
             let key = Key::from(name);
             // Another stream of the same name was cut as well: the later one counts.
             dropped.extend(kept.remove(&key));
-            while kept.uploads.len() >= self.limits.uploads_max || kept.bytes.saturating_add(bytes) > self.limits.bytes_max {
+            while kept.uploads.len() >= self.limits.uploads_max
+                || kept.bytes.saturating_add(bytes) > self.limits.bytes_max
+                || kept.memory_bytes + memory_bytes > self.limits.memory_bytes_max
+            {
                 let Some(oldest) = kept.remove_oldest() else {
                     break;
                 };
                 dropped.push(oldest);
             }
             kept.bytes = kept.bytes.saturating_add(bytes);
+            kept.memory_bytes += memory_bytes;
             kept.uploads.insert(key, Entry { upload, since: Instant::now() });
         }
         self.counters.suspended.fetch_add(1, Ordering::Relaxed);
@@ -228,12 +236,16 @@ mod tests {
         store::{DigestFunction, StoreError, WriteOutcome},
     };
 
+    /// Holds ten times in memory what it has taken.
     struct Written(u64);
 
     #[async_trait]
     impl BlobUpload for Written {
         fn written_bytes(&self) -> u64 {
             self.0
+        }
+        fn memory_bytes(&self) -> u64 {
+            self.0 * 10
         }
         async fn write(&mut self, _data: Bytes) -> Result<(), StoreError> {
             Ok(())
@@ -253,7 +265,7 @@ mod tests {
     }
 
     fn registry(uploads_max: usize, bytes_max: u64) -> Suspended {
-        Suspended::new(SuspendedLimits { uploads_max, bytes_max, idle_max: Duration::from_secs(60) })
+        Suspended::new(SuspendedLimits { uploads_max, bytes_max, memory_bytes_max: 500, idle_max: Duration::from_secs(60) })
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,6 +298,23 @@ mod tests {
         registry.keep(&name_of_size("a", "5", 1001), Box::new(Written(10)));
         assert_eq!(registry.written_bytes(&large), Some(10));
         assert_eq!(registry.counters.evicted.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn they_leave_memory_to_those_that_run() {
+        let registry = registry(8, 1000);
+        for uuid in ["1", "2", "3"] {
+            registry.keep(&name("a", uuid), Box::new(Written(20)));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let there = ["1", "2", "3"].map(|uuid| registry.written_bytes(&name("a", uuid)).is_some());
+        assert_eq!(there, [false, true, true]);
+        // What would need all of it and more takes it from nobody.
+        registry.keep(&name("a", "4"), Box::new(Written(51)));
+        assert_eq!((registry.kept.lock().uploads.len(), registry.kept.lock().memory_bytes), (2, 400));
+        drop(registry.take(&name("a", "3")));
+        registry.forget(&name("a", "2").blob.digest);
+        assert_eq!(registry.kept.lock().memory_bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,6 +104,10 @@ impl BlobUpload for SmallUpload {
         self.written_bytes
     }
 
+    fn memory_bytes(&self) -> u64 {
+        self.target.expected().size_bytes
+    }
+
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
         self.write_pieces(vec![data]).await
     }
@@ -158,6 +162,8 @@ enum Message {
 pub(super) struct LargeUpload {
     digest: Digest,
     written_bytes: u64,
+    /// Of the record, or of the part, that is being gathered.
+    memory_bytes: u64,
     queue: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
     /// `None` once its result was taken.
@@ -171,6 +177,7 @@ impl LargeUpload {
         Self {
             digest: *target.expected(),
             written_bytes: 0,
+            memory_bytes: upload.part_bytes().unwrap_or(upload.size_bytes()),
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)),
             task: Some(tokio::spawn(store(upload, target, messages))),
@@ -193,6 +200,10 @@ impl LargeUpload {
 impl BlobUpload for LargeUpload {
     fn written_bytes(&self) -> u64 {
         self.written_bytes
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
