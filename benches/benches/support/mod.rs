@@ -17,24 +17,24 @@ const BATCH: u64 = 500;
 
 /// What a store of a bench is.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    pub store_bytes: u64,
-    pub device: DeviceOptions,
-    pub format: FormatOptions,
-    pub open: OpenOptions,
+pub(crate) struct Plan {
+    pub(crate) store_bytes: u64,
+    pub(crate) device: DeviceOptions,
+    pub(crate) format: FormatOptions,
+    pub(crate) open: OpenOptions,
 }
 
 impl Plan {
     /// A store of this size with everything else by default.
-    pub fn of(store_bytes: u64) -> Self {
+    pub(crate) fn of(store_bytes: u64) -> Self {
         Self { store_bytes, device: DeviceOptions::default(), format: FormatOptions::default(), open: OpenOptions::default() }
     }
 }
 
 /// A store in a temporary file.
-pub struct Store {
-    pub runtime: Runtime,
-    pub engine: Engine,
+pub(crate) struct Store {
+    pub(crate) runtime: Runtime,
+    pub(crate) engine: Engine,
     plan: Plan,
     path: PathBuf,
     next: Cell<u64>,
@@ -46,7 +46,7 @@ fn runtime() -> Runtime {
 }
 
 impl Store {
-    pub fn new(plan: Plan) -> Self {
+    pub(crate) fn new(plan: Plan) -> Self {
         let runtime = runtime();
         let dir = TempDir::new().expect("a directory");
         let path = dir.path().join("store");
@@ -59,13 +59,13 @@ impl Store {
     }
 
     /// A key that was never used.
-    pub fn fresh(&self) -> Key {
+    pub(crate) fn fresh(&self) -> Key {
         self.next.set(self.next.get() + 1);
         key(self.next.get())
     }
 
     /// Puts objects with these bytes under the keys of these numbers.
-    pub fn fill(&self, numbers: std::ops::Range<u64>, data: &Bytes) {
+    pub(crate) fn fill(&self, numbers: std::ops::Range<u64>, data: &Bytes) {
         self.runtime.block_on(async {
             let mut from = numbers.start;
             while from < numbers.end {
@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// Ends every task where it is, as the end of the process would, and opens the store again.
-    pub fn kill_and_open(self) -> (Self, OpenReport) {
+    pub(crate) fn kill_and_open(self) -> (Self, OpenReport) {
         let Self { runtime, engine, plan, path, next, _dir } = self;
         drop(runtime);
         drop(engine);
@@ -92,7 +92,7 @@ impl Store {
 }
 
 /// The key of a number.
-pub fn key(number: u64) -> Key {
+pub(crate) fn key(number: u64) -> Key {
     let mut hash = [0; 32];
     hash[..8].copy_from_slice(&number.to_le_bytes());
     hash[8..16].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
@@ -100,7 +100,7 @@ pub fn key(number: u64) -> Key {
 }
 
 /// Bytes that do not compress, as long as asked for.
-pub fn noise(len: usize) -> Bytes {
+pub(crate) fn noise(len: usize) -> Bytes {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let words = std::iter::repeat_with(|| {
         state ^= state << 13;
