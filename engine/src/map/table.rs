@@ -651,6 +651,31 @@ mod tests {
     }
 
     #[test]
+    fn a_large_table_is_aged_and_counted_in_shares_as_it_would_be_whole() {
+        let (table, census, layout) = fixture(3 * UNITS_PER_THREAD_MIN + 1);
+        let [live, dead] = [0, 1].map(|p| layout.next_vbn(p, Vbn::NONE).unwrap());
+        census.set_tenant(0, live);
+        census.set_tenant(1, dead);
+        let stamped = 40_000;
+        for n in 0..stamped {
+            table.put(&location(n, if n % 5 == 0 { dead } else { live }, (n % 1000 * 8) as u32), Lsn(n + 1), (n % 8) as u8);
+        }
+        census.set_tenant(1, Vbn::NONE);
+        let mut expected = [0; STAMPS];
+        for n in (0..stamped).filter(|n| n % 5 != 0) {
+            let age = ((10u64.wrapping_sub(n % 8)) & 7) + 2;
+            expected[((12 - age.min(7)) & 7) as usize] += 1;
+        }
+        table.age(10, 2);
+        table.recount();
+        assert_eq!((table.live(), census.tally(0).slots), (stamped * 4 / 5, expected));
+        assert_eq!(census.slots(1), 0);
+        let mut found = 0;
+        table.for_each(|_| found += 1);
+        assert_eq!(found, table.live(), "the dead ones are gone");
+    }
+
+    #[test]
     fn readers_beside_a_relocating_writer_never_miss_what_is_there() {
         let (table, census, layout) = fixture(1);
         let vbn = layout.next_vbn(0, Vbn::NONE).unwrap();
