@@ -7,8 +7,8 @@
 //!
 //! What comes whole stays whole until somebody asks for its chunks. Then they are stored beside it, and whichever is not wanted any more
 //! goes with the time; what comes in chunks is never stored again as a whole, unless it is so small that a list is hardly smaller: then
-//! the list only tells those who ask for one. So a blob that is there whole costs nothing more here, nor does a small one that is not: only what is large and was not found is looked up
-//! as a list.
+//! the list only tells those who ask for one. So a blob that is there whole costs nothing more here, nor does a small one that is not: only
+//! what is large and was not found is looked up as a list.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -49,6 +49,7 @@ pub struct ChunkedBlobs {
     /// Of blobs that are being cut or put together.
     turns: Turns,
     work: Semaphore,
+    /// See [`WHOLE_BYTES_MAX`].
     whole_bytes_max: u64,
 }
 
